@@ -1,0 +1,131 @@
+//! What a node needs to know to start. Every limit is here, with its unit in its name.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Which storage engine holds the records. Members of one cluster may differ.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EngineKind {
+    /// redb: bounded memory, stable format.
+    #[default]
+    Redb,
+    /// sled 1.0 alpha: compresses, detects flips by itself.
+    Sled,
+    /// Nothing on disk: for tests.
+    Memory,
+}
+
+/// How a node without data finds its cluster.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum InitialClusterState {
+    /// All members of `initial_cluster` start together for the first time.
+    #[default]
+    New,
+    /// The cluster runs already; this member was added to it.
+    Existing,
+}
+
+/// Configuration of one node. `Config::default()` is etcd's defaults.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Human-readable name; must be in `initial_cluster`.
+    pub name: String,
+    /// Directory that this node owns.
+    pub data_dir: PathBuf,
+    /// Directory of the write-ahead log, if not below `data_dir`.
+    pub wal_dir: Option<PathBuf>,
+    /// Where to accept peers: `http://host:port`. Empty: no peer listener (a single embedded node).
+    pub listen_peer_urls: Vec<String>,
+    /// What this member tells the others to dial. Part of its identity.
+    pub initial_advertise_peer_urls: Vec<String>,
+    /// What this member tells clients to dial.
+    pub advertise_client_urls: Vec<String>,
+    /// `(name, peer URL)` of every member at bootstrap; a name with several URLs comes several times.
+    pub initial_cluster: Vec<(String, String)>,
+    /// New cluster or one that runs.
+    pub initial_cluster_state: InitialClusterState,
+    /// Keeps clusters apart that would otherwise look the same; part of all ids.
+    pub initial_cluster_token: String,
+    /// How often the leader tells that it is there.
+    pub heartbeat_interval: Duration,
+    /// How long without a leader until an election, at least.
+    pub election_timeout: Duration,
+    /// Ask before standing for election, so that a cut-off member does not disturb the others.
+    pub pre_vote: bool,
+    /// Refuse a membership change that would cost the quorum.
+    pub strict_reconfig_check: bool,
+    /// Most learners at a time.
+    pub learners_max: usize,
+    /// The storage engine.
+    pub engine: EngineKind,
+    /// Memory of the engine's page cache.
+    pub engine_cache_bytes: usize,
+    /// Memory of the cache of records that reads hit often.
+    pub record_cache_bytes: usize,
+    /// Most bytes of records in memory that the engine does not have yet; at the bound, apply waits.
+    pub tail_bytes_max: usize,
+    /// Size of a write-ahead log segment.
+    pub wal_segment_bytes: u64,
+    /// Log kept for members that lag; beyond it they get a snapshot.
+    pub wal_keep_bytes: u64,
+    /// Most bytes of the state on disk before the NOSPACE alarm; 0 means the default, negative no limit.
+    pub quota_bytes: i64,
+    /// Most operations in one transaction.
+    pub txn_ops_max: usize,
+    /// Largest request.
+    pub request_bytes_max: usize,
+    /// Most bytes of proposals under way at once; beyond it: "too many requests".
+    pub inflight_bytes_max: usize,
+    /// How long a write may take before its outcome is called unknown (on top of twice the election timeout).
+    pub write_timeout: Duration,
+    /// How long a linearizable read may wait for a leader.
+    pub read_timeout: Duration,
+    /// How often a watch that asked for it hears of progress when nothing happens.
+    pub watch_progress_interval: Duration,
+    /// Most events that wait for one slow watcher in memory; beyond it, it re-reads history.
+    pub watch_queue_events_max: usize,
+    /// Keys that one step of background compaction deletes at most.
+    pub compaction_batch: usize,
+    /// Pause between two steps of background compaction.
+    pub compaction_pause: Duration,
+    /// Never wait for the disk. Loses data in a crash; for tests of others.
+    pub unsafe_no_fsync: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            name: "default".into(),
+            data_dir: "default.etcd".into(),
+            wal_dir: None,
+            listen_peer_urls: vec!["http://localhost:2380".into()],
+            initial_advertise_peer_urls: vec!["http://localhost:2380".into()],
+            advertise_client_urls: vec!["http://localhost:2379".into()],
+            initial_cluster: vec![("default".into(), "http://localhost:2380".into())],
+            initial_cluster_state: InitialClusterState::New,
+            initial_cluster_token: "etcd-cluster".into(),
+            heartbeat_interval: Duration::from_millis(100),
+            election_timeout: Duration::from_millis(1000),
+            pre_vote: true,
+            strict_reconfig_check: true,
+            learners_max: 1,
+            engine: EngineKind::Redb,
+            engine_cache_bytes: 64 << 20,
+            record_cache_bytes: 64 << 20,
+            tail_bytes_max: 64 << 20,
+            wal_segment_bytes: 64 << 20,
+            wal_keep_bytes: 64 << 20,
+            quota_bytes: 0,
+            txn_ops_max: 128,
+            request_bytes_max: 1_572_864,
+            inflight_bytes_max: 64 << 20,
+            write_timeout: Duration::from_secs(5),
+            read_timeout: Duration::from_secs(5),
+            watch_progress_interval: Duration::from_secs(600),
+            watch_queue_events_max: 1024,
+            compaction_batch: 1000,
+            compaction_pause: Duration::from_millis(10),
+            unsafe_no_fsync: false,
+        }
+    }
+}

@@ -1,0 +1,2 @@
+//! `quorate`: the one binary.
+fn main() {}
