@@ -1,0 +1,63 @@
+//! `cargo xtask ci`, and the parts of it that are commands of their own.
+
+use anyhow::{Result, bail};
+
+use crate::cargo::{self, array, cargo, packages, text};
+use crate::step::{Steps, exec};
+use crate::{audit, boundary, layers};
+
+/// Everything that CI checks. `--no-tests` leaves out the test suite, for a CI that runs `cargo xtask test` next.
+pub fn run(args: &[String]) -> Result<()> {
+    let with_tests = match args {
+        [] => true,
+        [flag] if flag == "--no-tests" => false,
+        _ => bail!("usage: cargo xtask ci [--no-tests]"),
+    };
+    let mut steps = Steps::default();
+    steps.run("format", || exec(cargo().args(["fmt", "--all", "--check"])));
+    steps.run("crate layers", layers::run);
+    steps.run("determinism boundary", boundary::run);
+    steps.run("dependency audit", audit::run);
+    steps.run("clippy", || {
+        exec(cargo().args(["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"]))
+    });
+    steps.run("documentation", || {
+        exec(cargo().args(["doc", "--locked", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))
+    });
+    if with_tests {
+        steps.run("tests", || nextest(&[]));
+        steps.run("doctests", doctests);
+    }
+    steps.run("examples", examples);
+    steps.finish()
+}
+
+/// The test suite and the doctests.
+pub fn test(args: &[String]) -> Result<()> {
+    nextest(args)?;
+    // With arguments the caller asked for some tests, not for all of them.
+    if args.is_empty() { doctests() } else { Ok(()) }
+}
+
+/// Runs every example of the workspace; an example is a test that must end with success.
+pub fn examples() -> Result<()> {
+    let metadata = cargo::metadata(&["--no-deps"])?;
+    let mut count = 0;
+    for package in packages(&metadata) {
+        for target in array(&package["targets"]).filter(|target| array(&target["kind"]).any(|k| k == "example")) {
+            let (package, example) = (text(&package["name"]), text(&target["name"]));
+            exec(cargo().args(["run", "--locked", "--quiet", "--package", package, "--example", example]))?;
+            count += 1;
+        }
+    }
+    println!("{count} examples ran");
+    Ok(())
+}
+
+fn nextest(args: &[String]) -> Result<()> {
+    exec(cargo().args(["nextest", "run", "--locked", "--workspace"]).args(args))
+}
+
+fn doctests() -> Result<()> {
+    exec(cargo().args(["test", "--locked", "--quiet", "--workspace", "--doc"]))
+}
