@@ -61,6 +61,28 @@ pub struct Txn {
     pub failure: Vec<Op>,
 }
 
+impl Txn {
+    /// A transaction of one operation: a put or a delete on its own.
+    pub fn of(op: Op) -> Self {
+        Self { compares: Vec::new(), success: alloc::vec![op], failure: Vec::new() }
+    }
+
+    /// Whether it only reads, and so needs no log entry. A nested transaction makes it a write, whatever is in it.
+    pub fn is_read_only(&self) -> bool {
+        self.ops().all(|op| matches!(op, Op::Range(_)))
+    }
+
+    /// Whether a member's own state will do to answer it: it only reads, and all reads are serializable. So is a
+    /// transaction without operations.
+    pub fn is_serializable(&self) -> bool {
+        self.ops().all(|op| matches!(op, Op::Range(request) if request.serializable))
+    }
+
+    fn ops(&self) -> impl Iterator<Item = &Op> {
+        self.success.iter().chain(&self.failure)
+    }
+}
+
 /// One operation of a transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {

@@ -2,7 +2,8 @@
 //!
 //! One door leads into the state: [`apply`] takes a [`View`] of what is and one [`Command`], and returns [`Effects`]: the
 //! reply, and the [`Delta`] that storage writes and watchers see. They come out together or not at all.
-//! [`range`] is the one way to read.
+//! [`range`] is the one way to read. What a client may ask is checked before anything is proposed: [`check_txn`].
+//! The bytes in the log and in storage are those of [`codec`].
 //!
 //! What this crate does not know: clocks, random numbers, sockets, files, tasks, hash map order. It is `no_std`, so that
 //! the compiler guards determinism. Everything that could differ between replicas is in the log entry.
@@ -13,14 +14,30 @@
 
 extern crate alloc;
 
+mod alarm;
+mod apply;
+mod check;
+pub mod codec;
 mod command;
 mod effects;
+mod lease;
+mod overlay;
+mod range;
 mod reply;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+mod txn;
 mod types;
 mod view;
+mod watch;
 
+pub use apply::apply;
+pub use check::*;
 pub use command::*;
 pub use effects::*;
+pub use lease::LEASE_TTL_SECONDS_MAX;
+pub use range::*;
 pub use reply::*;
 pub use types::*;
 pub use view::*;
+pub use watch::WatchFilter;

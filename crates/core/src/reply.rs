@@ -25,7 +25,7 @@ pub enum Reply {
     LeaseCheckpoint,
     /// To `MemberPublish` and `MemberForget`.
     Member,
-    /// To `AlarmActivate` and `AlarmDeactivate`: the alarms that the command is about, if it changed anything.
+    /// To `AlarmActivate`: the alarm, raised by this command or before. To `AlarmDeactivate`: the alarm, if it was raised.
     Alarm(Vec<Alarm>),
 }
 

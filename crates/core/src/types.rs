@@ -149,8 +149,8 @@ pub struct Record {
     pub key: Bytes,
     /// Put or delete, and what a put leaves behind.
     pub change: Change,
-    /// The change of the same key that this one supersedes: the earlier put of a live key. A put that creates the key
-    /// has `None`; so does a delete never (it always supersedes a put).
+    /// The put of the same key that this change supersedes; it may be of the same revision. `None` for a put that creates
+    /// the key. (A delete always supersedes a put.)
     pub replaces: Option<Rev>,
 }
 
@@ -256,6 +256,22 @@ impl KeyRange {
             Self::Single(single) => single.as_ref() == key,
             Self::Interval { start, end } => start.as_ref() <= key && key < end.as_ref(),
             Self::From { start } => start.as_ref() <= key,
+        }
+    }
+
+    /// What of the range comes after `key`.
+    #[must_use]
+    pub fn after(self, key: &[u8]) -> Self {
+        // The key that follows directly has one more zero byte.
+        let mut next = Vec::with_capacity(key.len() + 1);
+        next.extend_from_slice(key);
+        next.push(0);
+        let next = Bytes::from(next);
+        match self {
+            Self::Single(single) if single > key => Self::Single(single),
+            Self::Single(_) => Self::Interval { start: next.clone(), end: next },
+            Self::Interval { start, end } => Self::Interval { start: start.max(next), end },
+            Self::From { start } => Self::From { start: start.max(next) },
         }
     }
 

@@ -1,0 +1,102 @@
+//! The values of the small tables: leases, member attributes, alarms.
+
+use super::primitive::{CodecError, Reader, write_bytes, write_number, write_signed};
+use crate::{Alarm, AlarmKind, Lease, LeaseId, MemberAttributes, MemberId};
+use alloc::vec::Vec;
+use bytes::Bytes;
+
+const SYSTEM_VERSION: u8 = 1;
+
+/// Appends the encoded lease to `out`.
+pub fn encode_lease(lease: &Lease, out: &mut Vec<u8>) {
+    out.push(SYSTEM_VERSION);
+    write_signed(lease.id.get(), out);
+    write_signed(lease.ttl_seconds, out);
+    write_signed(lease.remaining_ttl_seconds, out);
+}
+
+/// Decodes a lease.
+///
+/// # Errors
+/// The bytes are not those of a lease that this build knows.
+pub fn decode_lease(bytes: Bytes) -> Result<Lease, CodecError> {
+    decode(bytes, |reader| {
+        Ok(Lease {
+            id: LeaseId::new(reader.signed()?),
+            ttl_seconds: reader.signed()?,
+            remaining_ttl_seconds: reader.signed()?,
+        })
+    })
+}
+
+/// Appends the encoded attributes to `out`.
+pub fn encode_member_attributes(attributes: &MemberAttributes, out: &mut Vec<u8>) {
+    out.push(SYSTEM_VERSION);
+    write_member_attributes(attributes, out);
+}
+
+/// Decodes attributes of a member.
+///
+/// # Errors
+/// The bytes are not those of attributes that this build knows.
+pub fn decode_member_attributes(bytes: Bytes) -> Result<MemberAttributes, CodecError> {
+    decode(bytes, read_member_attributes)
+}
+
+/// Appends the encoded alarm to `out`.
+pub fn encode_alarm(alarm: Alarm, out: &mut Vec<u8>) {
+    out.push(SYSTEM_VERSION);
+    write_alarm(alarm, out);
+}
+
+/// Decodes an alarm.
+///
+/// # Errors
+/// The bytes are not those of an alarm that this build knows.
+pub fn decode_alarm(bytes: Bytes) -> Result<Alarm, CodecError> {
+    decode(bytes, read_alarm)
+}
+
+fn decode<T>(bytes: Bytes, read: impl FnOnce(&mut Reader) -> Result<T, CodecError>) -> Result<T, CodecError> {
+    let mut reader = Reader::new(bytes);
+    reader.version(SYSTEM_VERSION)?;
+    let value = read(&mut reader)?;
+    reader.finish()?;
+    Ok(value)
+}
+
+pub(super) fn write_member_attributes(attributes: &MemberAttributes, out: &mut Vec<u8>) {
+    write_bytes(attributes.name.as_bytes(), out);
+    write_number(attributes.client_urls.len() as u64, out);
+    for url in &attributes.client_urls {
+        write_bytes(url.as_bytes(), out);
+    }
+    write_number(attributes.data_dir_id, out);
+}
+
+pub(super) fn read_member_attributes(reader: &mut Reader) -> Result<MemberAttributes, CodecError> {
+    Ok(MemberAttributes {
+        name: reader.text()?,
+        client_urls: reader.list(Reader::text)?,
+        data_dir_id: reader.number()?,
+    })
+}
+
+pub(super) fn write_alarm(alarm: Alarm, out: &mut Vec<u8>) {
+    write_number(alarm.member.get(), out);
+    out.push(match alarm.kind {
+        AlarmKind::NoSpace => 1,
+        AlarmKind::Corrupt => 2,
+    });
+}
+
+pub(super) fn read_alarm(reader: &mut Reader) -> Result<Alarm, CodecError> {
+    Ok(Alarm {
+        member: MemberId::new(reader.number()?),
+        kind: match reader.byte()? {
+            1 => AlarmKind::NoSpace,
+            2 => AlarmKind::Corrupt,
+            tag => return reader.unknown_tag("alarm", tag),
+        },
+    })
+}
