@@ -1,0 +1,177 @@
+//! The endpoints of a client and their health.
+//!
+//! Knows which endpoint failed when, not why and not what is sent. Guarantees that every endpoint is tried again some
+//! time, and that one is always offered as long as any has not been tried in this round.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+use tonic::transport::Channel;
+
+use crate::{ConnectOptions, Error};
+
+const EJECTION_MIN: Duration = Duration::from_millis(250);
+const EJECTION_MAX: Duration = Duration::from_secs(10);
+
+/// One server address with its connection, which opens at the first use and again after every loss.
+#[derive(Debug)]
+pub(crate) struct Endpoint {
+    pub(crate) url: String,
+    pub(crate) channel: Channel,
+    health: Mutex<Health>,
+}
+
+#[derive(Debug, Default)]
+struct Health {
+    failures_in_a_row: u32,
+    ejected_until: Option<Instant>,
+}
+
+impl Endpoint {
+    pub(crate) fn new(address: &str, options: &ConnectOptions) -> Result<Self, Error> {
+        let url = url_of(address)?;
+        let invalid = |e: &dyn std::fmt::Display| Error::InvalidArgument(format!("endpoint {address:?}: {e}"));
+        let endpoint = tonic::transport::Endpoint::from_shared(url.clone())
+            .map_err(|e| invalid(&e))?
+            .connect_timeout(options.connect_timeout)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(options.ping_interval)
+            .keep_alive_timeout(options.ping_timeout);
+        let channel = match &options.connector {
+            Some(connector) => connector(endpoint).map_err(|e| invalid(&e))?,
+            None if url.starts_with("https://") => {
+                return Err(invalid(&"https needs a connector, see ConnectOptions::connector"));
+            }
+            None => endpoint.connect_lazy(),
+        };
+        Ok(Endpoint { url, channel, health: Mutex::default() })
+    }
+
+    pub(crate) fn succeeded(&self) {
+        *self.health.lock() = Health::default();
+    }
+
+    /// Leaves the endpoint out for a while that doubles with every failure in a row.
+    pub(crate) fn failed(&self) {
+        let mut health = self.health.lock();
+        let ejection = EJECTION_MAX.min(EJECTION_MIN * (1 << health.failures_in_a_row.min(10)));
+        health.failures_in_a_row += 1;
+        health.ejected_until = Some(Instant::now() + ejection);
+    }
+
+    fn ejected_until(&self) -> Option<Instant> {
+        self.health.lock().ejected_until
+    }
+}
+
+/// Adds the scheme that etcd's tools let people leave out.
+pub(crate) fn url_of(address: &str) -> Result<String, Error> {
+    let address = address.trim().trim_end_matches('/');
+    match address.split_once("://") {
+        _ if address.is_empty() => Err(Error::InvalidArgument("empty endpoint".into())),
+        None => Ok(format!("http://{address}")),
+        Some(("http" | "https", _)) => Ok(address.to_owned()),
+        Some((scheme, _)) => Err(Error::InvalidArgument(format!("endpoint {address:?}: unknown scheme {scheme:?}"))),
+    }
+}
+
+/// All endpoints of a client: at least one.
+#[derive(Debug)]
+pub(crate) struct Endpoints {
+    list: Vec<Arc<Endpoint>>,
+    turn: AtomicUsize,
+}
+
+impl Endpoints {
+    pub(crate) fn new(list: Vec<Arc<Endpoint>>) -> Result<Self, Error> {
+        if list.is_empty() {
+            return Err(Error::InvalidArgument("no endpoints given".into()));
+        }
+        // Many clients that start together should not all begin at the first endpoint.
+        let turn = AtomicUsize::new(rand::random_range(0..list.len()));
+        Ok(Endpoints { list, turn })
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
+        self.list.iter()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    /// The next endpoint in turn that is not in `tried`: a healthy one, else the one whose ejection ends first.
+    pub(crate) fn pick(&self, tried: &[Arc<Endpoint>]) -> Option<Arc<Endpoint>> {
+        let start = self.turn.fetch_add(1, Ordering::Relaxed);
+        let in_turn = (0..self.list.len()).map(|i| &self.list[start.wrapping_add(i) % self.list.len()]);
+        let now = Instant::now();
+        in_turn
+            .filter(|endpoint| !tried.iter().any(|tried| Arc::ptr_eq(tried, endpoint)))
+            // The first of equals wins, so healthy endpoints take turns.
+            .min_by_key(|endpoint| endpoint.ejected_until().filter(|until| *until > now))
+            .cloned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn endpoints(n: usize) -> Endpoints {
+        let options = ConnectOptions::new();
+        let list = (0..n).map(|i| Arc::new(Endpoint::new(&format!("host{i}:1"), &options).unwrap())).collect();
+        let endpoints = Endpoints::new(list).unwrap();
+        endpoints.turn.store(0, Ordering::Relaxed);
+        endpoints
+    }
+
+    fn picked(endpoints: &Endpoints, times: usize) -> String {
+        let pick =
+            |_| endpoints.pick(&[]).unwrap().url.trim_start_matches("http://host").trim_end_matches(":1").to_owned();
+        (0..times).map(pick).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn healthy_endpoints_take_turns_and_failed_ones_come_back() {
+        let endpoints = endpoints(3);
+        assert_eq!(picked(&endpoints, 6), "012012");
+        endpoints.list[1].failed();
+        assert_eq!(picked(&endpoints, 6), "022022");
+        tokio::time::advance(EJECTION_MIN + Duration::from_millis(1)).await;
+        assert_eq!(picked(&endpoints, 6), "012012");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn repeated_failures_eject_longer_until_a_success() {
+        let endpoints = endpoints(2);
+        for _ in 0..40 {
+            endpoints.list[0].failed();
+        }
+        tokio::time::advance(EJECTION_MAX - Duration::from_millis(1)).await;
+        assert_eq!(picked(&endpoints, 2), "11");
+        endpoints.list[0].succeeded();
+        assert_eq!(picked(&endpoints, 2), "01");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_ejected_endpoint_is_better_than_none_but_only_once_a_round() {
+        let endpoints = endpoints(2);
+        endpoints.list.iter().for_each(|endpoint| endpoint.failed());
+        let first = endpoints.pick(&[]).unwrap();
+        let second = endpoints.pick(std::slice::from_ref(&first)).unwrap();
+        assert!(!Arc::ptr_eq(&first, &second));
+        assert!(endpoints.pick(&[first, second]).is_none());
+    }
+
+    #[test]
+    fn addresses_get_a_scheme() {
+        assert_eq!(url_of("127.0.0.1:2379").unwrap(), "http://127.0.0.1:2379");
+        assert_eq!(url_of(" http://a:1/ ").unwrap(), "http://a:1");
+        assert_eq!(url_of("https://a:1").unwrap(), "https://a:1");
+        assert!(matches!(url_of("unix:///tmp/x"), Err(Error::InvalidArgument(_))));
+        assert!(matches!(url_of(""), Err(Error::InvalidArgument(_))));
+    }
+}

@@ -1,0 +1,323 @@
+//! Carries calls to endpoints: balancing, deadlines, retries, tokens.
+//!
+//! Knows what each call may do (read, write) and nothing of its content. Guarantees that a write is sent again only
+//! when it is certain that nobody took the earlier one up.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use prost::Message;
+use tokio::time::{Instant, sleep, timeout_at};
+use tonic::client::Grpc;
+use tonic::codegen::tokio_stream::Stream;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::transport::Channel;
+use tonic::{Request, Response, Status, Streaming};
+use tonic_prost::ProstCodec;
+
+use crate::auth::{Auth, Token};
+use crate::endpoints::{Endpoint, Endpoints};
+use crate::error::{Verdict, is_about_token, is_worth_reading_elsewhere, judge};
+use crate::{ConnectOptions, Error};
+
+const BACKOFF_MIN: Duration = Duration::from_millis(20);
+const BACKOFF_MAX: Duration = Duration::from_millis(500);
+
+/// Shortest time that an attempt gets before the next endpoint is asked.
+const ATTEMPT_MIN: Duration = Duration::from_millis(200);
+
+/// What a call does, which decides what a retry may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Effect {
+    /// Changes nothing, or nothing that matters when it is done twice.
+    Read,
+    /// Must not be done twice.
+    Write,
+}
+
+/// One call of the API.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Method {
+    pub(crate) path: &'static str,
+    pub(crate) effect: Effect,
+    /// The call is pointless on a member that sees no leader.
+    pub(crate) needs_leader: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct Transport {
+    pub(crate) options: Arc<ConnectOptions>,
+    pub(crate) endpoints: Endpoints,
+    auth: Arc<Auth>,
+}
+
+impl Transport {
+    pub(crate) fn connect<S: AsRef<str>>(addresses: &[S], options: ConnectOptions) -> Result<Self, Error> {
+        let list = addresses.iter().map(|address| Endpoint::new(address.as_ref(), &options).map(Arc::new));
+        let endpoints = Endpoints::new(list.collect::<Result<_, _>>()?)?;
+        let auth = Arc::new(Auth::new(options.user.clone()));
+        Ok(Transport { options: Arc::new(options), endpoints, auth })
+    }
+
+    /// The same transport for one endpoint alone, over its existing connection if there is one.
+    pub(crate) fn pinned(&self, endpoint: Arc<Endpoint>) -> Result<Self, Error> {
+        let endpoints = Endpoints::new(vec![endpoint])?;
+        Ok(Transport { options: self.options.clone(), endpoints, auth: self.auth.clone() })
+    }
+
+    /// Does a call with one answer.
+    pub(crate) async fn unary<Q, A>(&self, method: Method, request: Q, timeout: Duration) -> Result<A, Error>
+    where
+        Q: Message + Clone + 'static,
+        A: Message + Default + 'static,
+    {
+        let deadline = Instant::now() + timeout;
+        let token = self.token(deadline).await?;
+        match self.unary_with(token.as_ref(), method, &request, deadline).await {
+            Err(error) if self.is_about_token(&error) => {
+                self.auth.forget(token.as_ref());
+                let token = self.token(deadline).await?;
+                self.unary_with(token.as_ref(), method, &request, deadline).await
+            }
+            result => result,
+        }
+    }
+
+    async fn unary_with<Q, A>(
+        &self,
+        token: Option<&Token>,
+        method: Method,
+        request: &Q,
+        deadline: Instant,
+    ) -> Result<A, Error>
+    where
+        Q: Message + Clone + 'static,
+        A: Message + Default + 'static,
+    {
+        let mut attempts = Attempts::new(&self.endpoints, method, deadline);
+        loop {
+            let (endpoint, until) = attempts.next().await;
+            let request = self.request(method, request.clone(), token, Some(until));
+            let attempt = async {
+                let mut grpc = grpc(&endpoint.channel).await?;
+                grpc.unary(request, path(method.path), ProstCodec::default()).await
+            };
+            let result = timeout_at(until, attempt).await.unwrap_or_else(|_| Err(timed_out(&endpoint)));
+            if let Some(result) = attempts.settle(&endpoint, result) {
+                return result.map(Response::into_inner);
+            }
+        }
+    }
+
+    /// Opens a call that answers with a stream. `timeout` is for opening it, the stream itself may last.
+    pub(crate) async fn server_streaming<Q, A>(
+        &self,
+        method: Method,
+        request: Q,
+        timeout: Duration,
+    ) -> Result<Streaming<A>, Error>
+    where
+        Q: Message + Clone + 'static,
+        A: Message + Default + 'static,
+    {
+        let deadline = Instant::now() + timeout;
+        let token = self.token(deadline).await?;
+        match self.server_streaming_with(token.as_ref(), method, &request, deadline).await {
+            Err(error) if self.is_about_token(&error) => {
+                self.auth.forget(token.as_ref());
+                let token = self.token(deadline).await?;
+                self.server_streaming_with(token.as_ref(), method, &request, deadline).await
+            }
+            result => result,
+        }
+    }
+
+    async fn server_streaming_with<Q, A>(
+        &self,
+        token: Option<&Token>,
+        method: Method,
+        request: &Q,
+        deadline: Instant,
+    ) -> Result<Streaming<A>, Error>
+    where
+        Q: Message + Clone + 'static,
+        A: Message + Default + 'static,
+    {
+        let mut attempts = Attempts::new(&self.endpoints, method, deadline);
+        loop {
+            let (endpoint, until) = attempts.next().await;
+            let request = self.request(method, request.clone(), token, None);
+            let attempt = async {
+                let mut grpc = grpc(&endpoint.channel).await?;
+                grpc.server_streaming(request, path(method.path), ProstCodec::default()).await
+            };
+            let result = timeout_at(until, attempt).await.unwrap_or_else(|_| Err(timed_out(&endpoint)));
+            if let Some(result) = attempts.settle(&endpoint, result) {
+                return result.map(Response::into_inner);
+            }
+        }
+    }
+
+    /// Opens a call with streams in both directions on one endpoint, which is returned with it: once.
+    ///
+    /// Many servers answer only when they have something to say, so something must be in `requests` for this to end.
+    pub(crate) async fn bidirectional<Q, A>(
+        &self,
+        method: Method,
+        requests: impl Stream<Item = Q> + Send + 'static,
+    ) -> Result<(Arc<Endpoint>, Streaming<A>), Status>
+    where
+        Q: Message + 'static,
+        A: Message + Default + 'static,
+    {
+        let deadline = Instant::now() + self.options.timeout;
+        let token = self.token(deadline).await.map_err(|error| match error {
+            Error::Rejected { code, message } => Status::new(code, message),
+            other => Status::unavailable(other.to_string()),
+        })?;
+        let endpoint = self.endpoints.pick(&[]).ok_or_else(|| Status::unavailable("no endpoints"))?;
+        let opened = async {
+            let mut grpc = grpc(&endpoint.channel).await?;
+            let request = self.request(method, requests, token.as_ref(), None);
+            grpc.streaming(request, path(method.path), ProstCodec::default()).await
+        };
+        match opened.await {
+            Ok(response) => {
+                endpoint.succeeded();
+                Ok((endpoint, response.into_inner()))
+            }
+            Err(status) => {
+                if is_about_token(status.message()) {
+                    self.auth.forget(token.as_ref());
+                } else if is_worth_reading_elsewhere(&status) {
+                    endpoint.failed();
+                }
+                Err(status)
+            }
+        }
+    }
+
+    /// Logs in if there is a user and that has not happened yet.
+    pub(crate) async fn log_in(&self) -> Result<(), Error> {
+        self.token(Instant::now() + self.options.timeout).await.map(drop)
+    }
+
+    /// The current token, from a login if need be. `None` if the client has no user or the server wants no token.
+    async fn token(&self, deadline: Instant) -> Result<Option<Token>, Error> {
+        const METHOD: Method =
+            Method { path: "/etcdserverpb.Auth/Authenticate", effect: Effect::Read, needs_leader: true };
+        if let Some(known) = self.auth.known() {
+            return Ok(known);
+        }
+        let login = self.auth.begin_login().await;
+        // Somebody else may have logged in while this call waited for its turn.
+        if let Some(known) = self.auth.known() {
+            return Ok(known);
+        }
+        let answer = self.unary_with(None, METHOD, &login.request(), deadline).await;
+        login.finish(answer)
+    }
+
+    fn is_about_token(&self, error: &Error) -> bool {
+        self.auth.has_user() && matches!(error, Error::Rejected { message, .. } if is_about_token(message))
+    }
+
+    fn request<Q>(&self, method: Method, message: Q, token: Option<&Token>, until: Option<Instant>) -> Request<Q> {
+        let mut request = Request::new(message);
+        if let Some(until) = until {
+            request.set_timeout(until.saturating_duration_since(Instant::now()));
+        }
+        let metadata = request.metadata_mut();
+        if let Some(token) = token {
+            metadata.insert("token", token.value());
+        }
+        if method.needs_leader && self.options.require_leader {
+            metadata.insert("hasleader", MetadataValue::<Ascii>::from_static("true"));
+        }
+        request
+    }
+}
+
+async fn grpc(channel: &Channel) -> Result<Grpc<Channel>, Status> {
+    // Servers send ranges of any size.
+    let mut grpc = Grpc::new(channel.clone()).max_decoding_message_size(usize::MAX);
+    grpc.ready().await.map_err(|error| Status::from_error(Box::new(error)))?;
+    Ok(grpc)
+}
+
+fn path(path: &'static str) -> http::uri::PathAndQuery {
+    http::uri::PathAndQuery::from_static(path)
+}
+
+/// An attempt ended by this side. Like a failure of the transport, it says nothing about the server's view.
+fn timed_out(endpoint: &Endpoint) -> Status {
+    let mut status = Status::deadline_exceeded(format!("no answer from {} in time", endpoint.url));
+    status.set_source(Arc::new(std::io::Error::from(std::io::ErrorKind::TimedOut)));
+    status
+}
+
+/// One call on its way: which endpoint is next, and whether there may be a next one.
+struct Attempts<'a> {
+    endpoints: &'a Endpoints,
+    method: Method,
+    deadline: Instant,
+    /// Endpoints that failed in this round. After a round comes a pause, and then all are tried again.
+    tried: Vec<Arc<Endpoint>>,
+    backoff: Duration,
+}
+
+impl<'a> Attempts<'a> {
+    fn new(endpoints: &'a Endpoints, method: Method, deadline: Instant) -> Self {
+        Attempts { endpoints, method, deadline, tried: Vec::new(), backoff: BACKOFF_MIN }
+    }
+
+    /// The endpoint to try next, and until when.
+    async fn next(&mut self) -> (Arc<Endpoint>, Instant) {
+        let endpoint = loop {
+            if let Some(endpoint) = self.endpoints.pick(&self.tried) {
+                break endpoint;
+            }
+            self.tried.clear();
+            sleep(self.backoff.mul_f64(rand::random_range(0.5..1.0))).await;
+            self.backoff = BACKOFF_MAX.min(self.backoff * 2);
+        };
+        self.tried.push(endpoint.clone());
+        let others_left = self.tried.len() < self.endpoints.len();
+        let until = match self.method.effect {
+            // A member that hangs must not use up the time of those that do not.
+            Effect::Read if others_left => {
+                let left = self.deadline.saturating_duration_since(Instant::now());
+                self.deadline.min(Instant::now() + ATTEMPT_MIN.max(left / 2))
+            }
+            Effect::Read | Effect::Write => self.deadline,
+        };
+        (endpoint, until)
+    }
+
+    /// Judges the result of an attempt: what the call ends with, or `None` if it goes on with the next endpoint.
+    fn settle<T>(&self, endpoint: &Endpoint, result: Result<T, Status>) -> Option<Result<T, Error>> {
+        let status = match result {
+            Ok(answer) => {
+                endpoint.succeeded();
+                return Some(Ok(answer));
+            }
+            Err(status) => status,
+        };
+        let verdict = judge(&status);
+        let goes_on = match (self.method.effect, verdict) {
+            (_, Verdict::Refused) => return Some(Err(Error::rejected(&status))),
+            (_, Verdict::NotTaken) => true,
+            (Effect::Read, Verdict::Unknown) if is_worth_reading_elsewhere(&status) => true,
+            (Effect::Read, Verdict::Unknown) => return Some(Err(Error::rejected(&status))),
+            (Effect::Write, Verdict::Unknown) => false,
+        };
+        endpoint.failed();
+        tracing::debug!(endpoint = endpoint.url, path = self.method.path, %status, ?verdict, "attempt failed");
+        if !goes_on {
+            return Some(Err(Error::unknown_outcome(&status)));
+        }
+        // The pause before the next round must not end after the deadline.
+        let next_at = Instant::now() + self.backoff;
+        (next_at >= self.deadline).then(|| Err(Error::unavailable(&status)))
+    }
+}
