@@ -1,1 +1,36 @@
-//! Quorate storage.
+//! Storage of one member: an [`Engine`] that keeps ordered bytes, and per Raft group a [`Store`] over it.
+//!
+//! Knows keys, revisions and records; knows neither Raft (only the applied position, as two numbers), nor tasks, nor
+//! clocks. It starts no threads of its own: the owner calls [`Store::drain`], [`Store::flush`],
+//! [`Store::checkpoint_step`], [`Store::compaction_step`] and [`Store::cleanup_step`] from threads that may block.
+//!
+//! What it guarantees:
+//! - The engine always holds the state of some log entry, whole: records, small tables, applied position and membership
+//!   go into one atomic batch.
+//! - A [`ReadView`] never changes: revisions name immutable records, so a revision is a snapshot.
+//! - Everything that is read back is checksummed, and a row that must exist but does not is found: the error is
+//!   [`StorageError::Corrupt`], with its place, never wrong data.
+#![deny(unsafe_code)]
+
+mod cache;
+mod codec;
+pub mod engine;
+mod error;
+mod index;
+mod keys;
+mod maintenance;
+mod open;
+mod rows;
+mod store;
+mod system;
+mod tail;
+mod view;
+
+pub use engine::{Batch, Engine, EngineConfig, EngineKind, EngineUsage, open_engine};
+pub use error::{EngineError, StorageError};
+pub use maintenance::{DrainReport, Progress};
+pub use store::{Applied, Metrics, Store, StoreConfig, Writer};
+pub use view::ReadView;
+
+/// What most functions of this crate return.
+pub type Result<T> = std::result::Result<T, StorageError>;

@@ -1,0 +1,127 @@
+//! What storage needs from an embedded engine: one ordered map of bytes, atomic batches, and a flush.
+//!
+//! Engines know nothing of groups, keys or revisions. They need no snapshots: rows that matter are immutable.
+
+mod memory;
+mod redb;
+
+pub use self::memory::MemoryEngine;
+pub use self::redb::RedbEngine;
+
+use crate::EngineError;
+use bytes::Bytes;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+
+/// One ordered map of bytes. Values are up to about 1.6 MiB.
+pub trait Engine: Send + Sync {
+    /// `redb`, `sled` or `memory`.
+    fn name(&self) -> &'static str;
+
+    /// The value of `key`.
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError>;
+
+    /// Visits the rows with `from <= key < until`, in order, until `visit` breaks. `visit` must not call the engine. What is
+    /// written meanwhile may be seen or not.
+    fn scan(
+        &self,
+        from: &[u8],
+        until: &[u8],
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), EngineError>;
+
+    /// Writes all of `batch` or nothing. Visible on return; durable only after [`Engine::flush`].
+    fn write(&self, batch: &Batch) -> Result<(), EngineError>;
+
+    /// Makes everything durable that was written before the call.
+    fn flush(&self) -> Result<(), EngineError>;
+
+    /// Bytes that the engine's files take, and bytes of them in use.
+    fn usage(&self) -> Result<EngineUsage, EngineError>;
+
+    /// Gives unused file space back as far as the engine can. Reads and writes wait at most for the parts that the engine
+    /// cannot do beside them.
+    fn compact(&self) -> Result<(), EngineError>;
+}
+
+/// What an engine takes on disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EngineUsage {
+    /// Bytes that the files take.
+    pub file_bytes: u64,
+    /// Bytes of them that are in use, as far as the engine knows.
+    pub used_bytes: u64,
+}
+
+/// Puts and deletes, to be written as one. Of two operations on one key the later counts.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    operations: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    bytes: usize,
+}
+
+impl Batch {
+    /// Sets `key` to `value`.
+    pub fn put(&mut self, key: Vec<u8>, value: Vec<u8>) {
+        self.bytes += key.len() + value.len();
+        self.operations.push((key, Some(value)));
+    }
+
+    /// Removes `key`, if it is there.
+    pub fn delete(&mut self, key: Vec<u8>) {
+        self.bytes += key.len();
+        self.operations.push((key, None));
+    }
+
+    /// Bytes of all keys and values.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Operations in it.
+    pub fn len(&self) -> usize {
+        self.operations.len()
+    }
+
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.operations.is_empty()
+    }
+
+    /// The operations, in the order in which they were added; `None` deletes.
+    pub fn operations(&self) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
+        self.operations.iter().map(|(key, value)| (key.as_slice(), value.as_deref()))
+    }
+}
+
+/// Which engine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EngineKind {
+    /// `redb`: bounded memory, stable format.
+    #[default]
+    Redb,
+    /// In memory, for tests.
+    Memory,
+}
+
+/// How to open an engine.
+#[derive(Clone, Copy, Debug)]
+pub struct EngineConfig {
+    /// Bytes of memory for the engine's own cache of pages.
+    pub cache_bytes: usize,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        Self { cache_bytes: 256 << 20 }
+    }
+}
+
+/// Opens the engine `kind` in `dir`, which exists. Creates its files if there are none.
+pub fn open_engine(kind: EngineKind, dir: &Path, config: EngineConfig) -> Result<Arc<dyn Engine>, EngineError> {
+    Ok(match kind {
+        EngineKind::Redb => Arc::new(RedbEngine::open(dir, config)?),
+        EngineKind::Memory => Arc::new(MemoryEngine::default()),
+    })
+}

@@ -1,0 +1,367 @@
+//! What brings the engine behind the memory, in bounded steps: drain, flush, index checkpoint, compaction, cleanup. The
+//! owner calls them from a thread that may block; they exclude each other, and never keep readers or the writer from
+//! working for longer than a short lock.
+//!
+//! Each step writes one atomic batch, with the group's state row in it, so that a stop between any two of them is harmless.
+
+use crate::engine::Batch;
+use crate::index::Dirty;
+use crate::keys::{self, Keys};
+use crate::rows::{self, GroupState};
+use crate::store::Body;
+use crate::system::{self, SystemKey};
+use crate::tail::Front;
+use crate::{Applied, Result, Store};
+use quorate_core::{Change, Rev, Revision};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
+
+/// Keys that one batch of the checkpoint takes under one lock.
+const CHECKPOINT_KEYS_PER_LOCK: usize = 512;
+
+/// What a step found to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Nothing is left to do.
+    Idle,
+    /// The step did its share; there may be more.
+    Working,
+    /// There is work, and it has to wait until views that may still read the old data are dropped.
+    Blocked,
+}
+
+/// What a drain wrote.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DrainReport {
+    /// Log entries.
+    pub entries: usize,
+    /// Records.
+    pub records: usize,
+    /// Bytes given to the engine.
+    pub bytes: usize,
+    /// Whether the tail is empty now.
+    pub empty: bool,
+}
+
+/// What whoever writes the group's rows knows of them.
+pub(crate) struct EngineSide {
+    /// As the state row in the engine has it.
+    pub state: GroupState,
+    /// The rows of the small tables that are in the engine.
+    pub system_rows: BTreeSet<SystemKey>,
+    /// The pass of the checkpoint that is under way.
+    pass: Option<Pass>,
+    /// The generation that an installer is writing, if one is.
+    pub installing: Option<u32>,
+}
+
+/// One walk of the checkpoint over the dirty keys.
+struct Pass {
+    /// What the checkpoint stands for when the walk is through.
+    revision: Revision,
+    /// The key that the walk has come to.
+    after: Option<Box<[u8]>>,
+}
+
+impl EngineSide {
+    pub fn new(state: GroupState, system_rows: BTreeSet<SystemKey>) -> Self {
+        Self { state, system_rows, pass: None, installing: None }
+    }
+}
+
+impl Store {
+    /// Writes `batch` and the state row with `state` as one, then remembers the state. Nothing changes if it fails.
+    pub(crate) fn write(&self, side: &mut EngineSide, mut batch: Batch, state: GroupState) -> Result<usize> {
+        let key = keys::state_key(self.group);
+        let row = rows::seal(&key, &state.encode());
+        batch.put(key, row);
+        self.engine.write(&batch)?;
+        side.state = state;
+        Ok(batch.bytes())
+    }
+
+    /// Brings the front of the tail into the engine: whole entries, at least one, about `bytes_max` of them. Durable after
+    /// [`Store::flush`]. Blocks on the disk.
+    pub fn drain(&self, bytes_max: usize) -> Result<DrainReport> {
+        let mut side = self.engine_side.lock();
+        let body = self.body();
+        self.drain_locked(&mut side, &body, bytes_max)
+    }
+
+    fn drain_locked(&self, side: &mut EngineSide, body: &Body, bytes_max: usize) -> Result<DrainReport> {
+        let front = body.tail.read().front(bytes_max);
+        let Some(newest) = front.entries.last() else {
+            return Ok(DrainReport { empty: true, ..DrainReport::default() });
+        };
+        let mut batch = Batch::default();
+        for entry in &front.records {
+            let key = body.keys.record(entry.record.rev);
+            let row = rows::seal(&key, &rows::encode_record(&entry.record, entry.last));
+            batch.put(key, row);
+        }
+        let mut state = side.state.clone();
+        let system_rows = drain_system(&front, body.keys, &side.system_rows, &mut state, &mut batch);
+        state.applied = newest.applied;
+        state.revision = newest.revision;
+        state.compacted = newest.compacted;
+        if let Some(membership) = front.entries.iter().rev().find_map(|entry| entry.membership.clone()) {
+            state.membership = membership;
+        }
+        let bytes = self.write(side, batch, state)?;
+        for (name, present) in system_rows {
+            if present {
+                side.system_rows.insert(name)
+            } else {
+                side.system_rows.remove(&name)
+            };
+        }
+        let mut tail = body.tail.write();
+        tail.pop(&front);
+        Ok(DrainReport { entries: front.entries.len(), records: front.records.len(), bytes, empty: tail.is_empty() })
+    }
+
+    /// Drains what was committed before the call, and makes it durable. Returns the log position up to which the log may
+    /// be purged. Blocks on the disk.
+    pub fn flush(&self) -> Result<Applied> {
+        const BATCH_BYTES: usize = 8 << 20;
+        let wanted = self.newest.lock().applied;
+        loop {
+            let mut side = self.engine_side.lock();
+            let body = self.body();
+            if side.state.applied >= wanted || self.drain_locked(&mut side, &body, BATCH_BYTES)?.empty {
+                self.engine.flush()?;
+                return Ok(side.state.applied);
+            }
+        }
+    }
+
+    /// Writes up to `keys_max` changed keys to the index checkpoint. Blocks on the disk.
+    pub fn checkpoint_step(&self, keys_max: usize) -> Result<Progress> {
+        let mut side = self.engine_side.lock();
+        let body = self.body();
+        self.checkpoint_locked(&mut side, &body, keys_max)
+    }
+
+    pub(crate) fn checkpoint_locked(&self, side: &mut EngineSide, body: &Body, keys_max: usize) -> Result<Progress> {
+        let mut state = side.state.clone();
+        let pass = side.pass.get_or_insert(Pass { revision: state.revision, after: None });
+        let mut batch = Batch::default();
+        let mut taken: Vec<(Box<[u8]>, Dirty)> = Vec::new();
+        let mut through = false;
+        while taken.len() < keys_max && !through {
+            let count = CHECKPOINT_KEYS_PER_LOCK.min(keys_max - taken.len());
+            let mut index = body.index.write();
+            let keys = index.take_dirty(pass.after.as_deref(), count);
+            through = keys.len() < count;
+            if let Some((key, _)) = keys.last() {
+                pass.after = Some(key.clone());
+            }
+            for (key, dirty) in &keys {
+                checkpoint_key(&mut index, body.keys, key, *dirty, &mut state, &mut batch);
+            }
+            taken.extend(keys);
+        }
+        if through {
+            state.checkpoint = pass.revision;
+        }
+        if taken.is_empty() && state == side.state {
+            side.pass = None;
+            return Ok(Progress::Idle);
+        }
+        if let Err(error) = self.write(side, batch, state) {
+            let mut index = body.index.write();
+            for (key, dirty) in taken {
+                index.set_dirty(&key, dirty);
+            }
+            side.pass = None;
+            return Err(error);
+        }
+        if through {
+            side.pass = None;
+        }
+        // What came in behind the walk, or is still in the tail, is for the next pass.
+        Ok(if through { Progress::Idle } else { Progress::Working })
+    }
+
+    /// Removes what the compacted revision has made unreadable: looks at up to `records_max` records. Brings drain and
+    /// checkpoint to the compacted revision first, for which it takes steps of the same size. Blocks on the disk.
+    pub fn compaction_step(&self, records_max: usize) -> Result<Progress> {
+        let mut side = self.engine_side.lock();
+        let body = self.body();
+        let compaction = side.state.compaction;
+        let target = if compaction.target > compaction.done {
+            compaction.target
+        } else {
+            let published = body.published.lock();
+            if published.compacted <= compaction.done {
+                return Ok(Progress::Idle);
+            }
+            // A view that is taken from now on reads `compacted` or newer.
+            if published.pins.keys().next().is_some_and(|oldest| *oldest < published.compacted) {
+                return Ok(Progress::Blocked);
+            }
+            published.compacted
+        };
+        if side.state.compacted < target {
+            self.drain_locked(&mut side, &body, 8 << 20)?;
+            return Ok(Progress::Working);
+        }
+        // INVARIANT(compaction-behind-checkpoint): records above the checkpoint are all there. A tombstone that is not in
+        // the checkpoint yet would, once removed, bring its key back to life at the next start.
+        if side.state.checkpoint < target {
+            self.checkpoint_locked(&mut side, &body, records_max)?;
+            return Ok(Progress::Working);
+        }
+        self.compact_records(&mut side, &body, target, records_max)
+    }
+
+    /// Each record removes the one that it replaced, and a tombstone older than the target itself.
+    fn compact_records(
+        &self,
+        side: &mut EngineSide,
+        body: &Body,
+        target: Revision,
+        records_max: usize,
+    ) -> Result<Progress> {
+        let mut state = side.state.clone();
+        if state.compaction.target != target {
+            // From `done`, not behind it: the tombstones that were exactly there are due now.
+            state.compaction.target = target;
+            state.compaction.next = Rev::new(state.compaction.done, 0);
+        }
+        let mut batch = Batch::default();
+        let mut keys = BTreeSet::new();
+        let mut seen = 0;
+        let mut through = false;
+        while seen < records_max && !through {
+            let chunk = body.look_in_engine(state.compaction.next, target)?;
+            through = chunk.is_empty();
+            for entry in chunk.into_iter().take(records_max - seen) {
+                let record = entry.record;
+                if let Some(replaced) = record.replaces {
+                    batch.delete(body.keys.record(replaced));
+                }
+                if record.change == Change::Delete && record.rev.main < target {
+                    batch.delete(body.keys.record(record.rev));
+                }
+                state.compaction.next = Rev::new(record.rev.main, record.rev.sub + 1);
+                keys.insert(record.key);
+                seen += 1;
+            }
+        }
+        if through {
+            state.compaction.done = target;
+        }
+        // First the index: a key must never name a record that is gone.
+        for key in keys {
+            body.index.write().prune(&key, target);
+        }
+        self.write(side, batch, state)?;
+        Ok(if through && body.published.lock().compacted <= target { Progress::Idle } else { Progress::Working })
+    }
+
+    /// Whether everything that a compaction to `revision` removes is gone from the engine.
+    pub fn compaction_done(&self, revision: Revision) -> bool {
+        self.engine_side.lock().state.compaction.done >= revision
+    }
+
+    /// Removes up to `rows_max` rows of generations that are not in force. Blocks on the disk.
+    pub fn cleanup_step(&self, rows_max: usize) -> Result<Progress> {
+        let side = self.engine_side.lock();
+        let current = side.state.generation;
+        let mut batch = Batch::default();
+        for tag in keys::GENERATION_TAGS {
+            let mut from = 0;
+            let mut kept: Vec<u32> = side.installing.into_iter().chain([current]).collect();
+            kept.sort_unstable();
+            for generation in kept {
+                let end = keys::generation_start(tag, self.group, generation);
+                self.collect(&keys::generation_start(tag, self.group, from), &end, rows_max, &mut batch)?;
+                from = generation + 1;
+            }
+            let end = keys::group_end(tag, self.group);
+            self.collect(&keys::generation_start(tag, self.group, from), &end, rows_max, &mut batch)?;
+        }
+        if batch.is_empty() {
+            return Ok(Progress::Idle);
+        }
+        self.engine.write(&batch)?;
+        Ok(Progress::Working)
+    }
+
+    fn collect(&self, from: &[u8], until: &[u8], rows_max: usize, batch: &mut Batch) -> Result<()> {
+        if batch.len() >= rows_max {
+            return Ok(());
+        }
+        self.engine.scan(from, until, &mut |key, _| {
+            batch.delete(key.to_vec());
+            if batch.len() < rows_max { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        })?;
+        Ok(())
+    }
+}
+
+/// Writes the changes of the small tables. Returns which of the named rows there are afterwards; `present` is before.
+fn drain_system(
+    front: &Front,
+    keys: Keys,
+    present: &BTreeSet<SystemKey>,
+    state: &mut GroupState,
+    batch: &mut Batch,
+) -> BTreeMap<SystemKey, bool> {
+    let mut after = BTreeMap::new();
+    for (name, content) in front.entries.iter().flat_map(|entry| &entry.system).flat_map(system::row_changes) {
+        let rest = name.encode();
+        let key = keys.system(&rest);
+        let was = after.insert(name, content.is_some()).unwrap_or_else(|| present.contains(&name));
+        match (was, content.is_some()) {
+            (false, true) => state.system.add(&rest),
+            (true, false) => state.system.remove(&rest),
+            (true, true) | (false, false) => {}
+        }
+        match content {
+            Some(content) => {
+                let row = rows::seal(&key, &content);
+                batch.put(key, row);
+            }
+            None => batch.delete(key),
+        }
+    }
+    after
+}
+
+/// Writes one key's row as it is in the engine's state: changes that are still in the tail stay out of it, and keep the key
+/// dirty.
+fn checkpoint_key(
+    index: &mut crate::index::Index,
+    keys: Keys,
+    key: &[u8],
+    dirty: Dirty,
+    state: &mut GroupState,
+    batch: &mut Batch,
+) {
+    let row_key = keys.index(key);
+    let (drained, in_tail) = match index.history(key) {
+        Some(history) => {
+            let versions = history.versions();
+            let drained = versions.partition_point(|version| version.main <= state.revision.get());
+            (rows::encode_history(&versions[..drained]), drained < versions.len())
+        }
+        None => (Vec::new(), false),
+    };
+    let has_row = !drained.is_empty();
+    if has_row {
+        let row = rows::seal(&row_key, &drained);
+        batch.put(row_key, row);
+    } else if dirty.has_row {
+        batch.delete(row_key);
+    }
+    match (dirty.has_row, has_row) {
+        (false, true) => state.index.add(key),
+        (true, false) => state.index.remove(key),
+        (true, true) | (false, false) => {}
+    }
+    if in_tail {
+        index.set_dirty(key, Dirty { has_row });
+    }
+}

@@ -1,0 +1,201 @@
+//! Opening a store: the checkpoint's rows first, then the records that are newer.
+
+use crate::cache::RecordCache;
+use crate::engine::{Batch, Engine};
+use crate::index::{History, Index};
+use crate::keys::{self, Keys};
+use crate::maintenance::EngineSide;
+use crate::rows::{self, Census, FORMAT_VERSION, GroupState};
+use crate::store::{Body, Newest, Published, System};
+use crate::system::{SystemKey, Tables};
+use crate::tail::Tail;
+use crate::{Result, StorageError, Store, StoreConfig};
+use bytes::Bytes;
+use parking_lot::{Mutex, RwLock};
+use quorate_core::{GroupId, Revision};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+impl Store {
+    /// Opens the group's state in `engine`, or starts it empty. Reads the disk: about half a second per million keys.
+    pub fn open(engine: Arc<dyn Engine>, group: GroupId, config: StoreConfig) -> Result<Self> {
+        check_format(engine.as_ref())?;
+        let state_key = keys::state_key(group);
+        let state = match engine.get(&state_key)? {
+            Some(row) => GroupState::decode(&state_key, &row)?,
+            None => GroupState {
+                generation: 1,
+                generation_next: 2,
+                revision: Revision::INITIAL,
+                checkpoint: Revision::INITIAL,
+                ..GroupState::default()
+            },
+        };
+        let keys = Keys { group, generation: state.generation };
+        let (tables, system_rows) = load_system(engine.as_ref(), keys, state.system)?;
+        let index = load_index(engine.as_ref(), keys, &state)?;
+        let body = Arc::new(Body::new(engine.clone(), keys, index, tables, &state, config));
+        body.replay(state.checkpoint, &state)?;
+        body.attach_all();
+        let newest = Newest { revision: state.revision, compacted: state.compacted, applied: state.applied };
+        Ok(Self {
+            engine,
+            group,
+            config,
+            body: RwLock::new(body),
+            newest: Mutex::new(newest),
+            engine_side: Mutex::new(EngineSide::new(state, system_rows)),
+        })
+    }
+}
+
+/// Refuses an engine whose rows are of a version that is not known, and marks one that is new.
+fn check_format(engine: &dyn Engine) -> Result<()> {
+    let Some(row) = engine.get(&keys::FORMAT_KEY)? else {
+        let mut batch = Batch::default();
+        let row = rows::seal(&keys::FORMAT_KEY, &FORMAT_VERSION.to_le_bytes());
+        batch.put(keys::FORMAT_KEY.to_vec(), row);
+        return Ok(engine.write(&batch)?);
+    };
+    let content = rows::open(&keys::FORMAT_KEY, &row)?;
+    let found = content.try_into().map(u32::from_le_bytes);
+    match found {
+        Ok(FORMAT_VERSION) => Ok(()),
+        Ok(found) => Err(StorageError::NewerFormat { place: engine.name().to_owned(), found, known: FORMAT_VERSION }),
+        Err(_) => Err(rows::corrupt(&keys::FORMAT_KEY, "the format version cannot be decoded")),
+    }
+}
+
+fn load_system(engine: &dyn Engine, keys: Keys, census: Census) -> Result<(Tables, BTreeSet<SystemKey>)> {
+    let mut tables = Tables::default();
+    let mut found = BTreeSet::new();
+    let mut seen = Census::default();
+    for_rows(engine, &keys.system_start(), &keys.system_end(), &mut |key, row| {
+        let content = rows::open(key, row)?;
+        let bad = || rows::corrupt(key, "the row cannot be decoded");
+        let rest = Keys::rest(key).ok_or_else(bad)?;
+        let name = SystemKey::decode(rest).ok_or_else(bad)?;
+        tables.load(name, content).ok_or_else(bad)?;
+        seen.add(rest);
+        found.insert(name);
+        Ok(())
+    })?;
+    if seen != census {
+        return Err(rows::corrupt(&keys.system_start(), &incomplete(seen, census)));
+    }
+    Ok((tables, found))
+}
+
+fn load_index(engine: &dyn Engine, keys: Keys, state: &GroupState) -> Result<Index> {
+    let mut entries = Vec::with_capacity(usize::try_from(state.index.rows).unwrap_or(0).min(1 << 24));
+    let mut stale = Vec::new();
+    let mut seen = Census::default();
+    for_rows(engine, &keys.index_start(), &keys.index_end(), &mut |key, row| {
+        let history = rows::decode_history(key, row)?;
+        let name = Keys::rest(key).ok_or_else(|| rows::corrupt(key, "the row's key is not one of the index"))?;
+        seen.add(name);
+        if history.newest().main > state.revision.get() {
+            return Err(rows::corrupt(key, "the history is newer than the state"));
+        }
+        let versions = history.versions().len();
+        // The row may be older than the last compaction.
+        let pruned = history.pruned(state.compacted);
+        if pruned.as_ref().map(|history| history.versions().len()) != Some(versions) {
+            stale.push(Box::from(name));
+        }
+        entries.extend(pruned.map(|history: History| (Box::from(name), history)));
+        Ok(())
+    })?;
+    if seen != state.index {
+        return Err(rows::corrupt(&keys.index_start(), &incomplete(seen, state.index)));
+    }
+    let mut index = Index::from_sorted(entries);
+    for key in stale {
+        index.mark_dirty(&key, true);
+    }
+    Ok(index)
+}
+
+fn incomplete(seen: Census, expected: Census) -> String {
+    format!("the table is not complete: {} rows of {}", seen.rows, expected.rows)
+}
+
+/// Like [`Engine::scan`], with a visitor that can fail.
+pub(crate) fn for_rows(
+    engine: &dyn Engine,
+    from: &[u8],
+    until: &[u8],
+    visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<()>,
+) -> Result<()> {
+    let mut outcome = Ok(());
+    engine.scan(from, until, &mut |key, row| {
+        outcome = visit(key, row);
+        if outcome.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    })?;
+    outcome
+}
+
+impl Body {
+    /// A body whose engine rows are those of `state`. Attachments are still to be derived.
+    pub(crate) fn new(
+        engine: Arc<dyn Engine>,
+        keys: Keys,
+        index: Index,
+        tables: Tables,
+        state: &GroupState,
+        config: StoreConfig,
+    ) -> Self {
+        Self {
+            engine,
+            keys,
+            index: RwLock::new(index),
+            tail: RwLock::new(Tail::default()),
+            system: RwLock::new(System { tables, ..System::default() }),
+            published: Mutex::new(Published {
+                revision: state.revision,
+                compacted: state.compacted,
+                applied: state.applied,
+                membership: state.membership.clone(),
+                pins: BTreeMap::new(),
+            }),
+            cache: RecordCache::new(config.cache_bytes_max),
+        }
+    }
+
+    /// Brings an index that is at least as new as `checkpoint` up to the state's revision. Compaction never goes beyond
+    /// the checkpoint, so that a record that is missing above it is found.
+    fn replay(&self, checkpoint: Revision, state: &GroupState) -> Result<()> {
+        let mut touched = Vec::new();
+        self.scan(checkpoint.next(), state.revision, checkpoint, &mut |record| {
+            self.index.write().apply(&record);
+            if record.rev.main <= state.compacted {
+                touched.push(record.key);
+            }
+            ControlFlow::Continue(())
+        })?;
+        let mut index = self.index.write();
+        for key in touched {
+            index.prune(&key, state.compacted);
+        }
+        Ok(())
+    }
+
+    /// Derives which keys hang on which lease.
+    pub(crate) fn attach_all(&self) {
+        let index = self.index.read();
+        let mut attached = Vec::new();
+        for (key, history) in index.iter() {
+            if let Some(meta) = history.newest().meta()
+                && meta.lease.is_some()
+            {
+                attached.push((meta.lease, Bytes::copy_from_slice(key)));
+            }
+        }
+        drop(index);
+        let mut system = self.system.write();
+        for (lease, key) in attached {
+            system.attachments.attach(lease, key);
+        }
+    }
+}

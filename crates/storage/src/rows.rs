@@ -1,0 +1,256 @@
+//! Content of stored rows: what each kind of row looks like, byte by byte, and its checksum.
+//!
+//! Every row is `crc u32 LE | content`, the CRC-32C over the row's whole engine key and the content: a row that was
+//! written for one place is never taken for another.
+//!
+//! - format (one per engine): `version u32`
+//! - state (one per group): see [`GroupState`]
+//! - record: `last u8 | kind u8 | flags u8 | create i64 | version i64 | lease i64 | replaces (main i64, sub u32) | key | value`;
+//!   `last` is 1 on the last record of its revision, so that a hole in the history is seen
+//! - index: versions, oldest first, each `kind u8 | main i64 | sub u32 | create i64 | version i64 | lease i64`
+//! - system: see [`crate::system`]
+
+use crate::codec::{Decoder, Encoder};
+use crate::index::{History, Kind, Version};
+use crate::{Applied, Result, StorageError};
+use bytes::Bytes;
+use quorate_core::{Change, LeaseId, Record, Rev, Revision};
+
+/// Version of the rows described here.
+pub(crate) const FORMAT_VERSION: u32 = 1;
+
+const KIND_DELETE: u8 = 0;
+const KIND_PUT: u8 = 1;
+
+/// The row `checksum | content` for the place `key`.
+pub(crate) fn seal(key: &[u8], content: &[u8]) -> Vec<u8> {
+    let mut row = Vec::with_capacity(4 + content.len());
+    row.extend_from_slice(&checksum(key, content).to_le_bytes());
+    row.extend_from_slice(content);
+    row
+}
+
+/// The content of a row, if its checksum holds.
+pub(crate) fn open<'a>(key: &[u8], row: &'a [u8]) -> Result<&'a [u8]> {
+    let Some((crc, content)) = row.split_first_chunk::<4>() else {
+        return Err(corrupt(key, "the row is shorter than its checksum"));
+    };
+    if u32::from_le_bytes(*crc) != checksum(key, content) {
+        return Err(corrupt(key, "the checksum does not match"));
+    }
+    Ok(content)
+}
+
+fn checksum(key: &[u8], content: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(key), content)
+}
+
+/// The error for a row that is not what was written.
+pub(crate) fn corrupt(key: &[u8], what: &str) -> StorageError {
+    let place = format!("storage row {}", key.escape_ascii());
+    StorageError::Corrupt { place, what: what.to_owned() }
+}
+
+/// Content of a record's row.
+pub(crate) fn encode_record(record: &Record, last: bool) -> Vec<u8> {
+    let mut row = Encoder(Vec::with_capacity(64 + record.payload_bytes()));
+    row.u8(last.into());
+    let (kind, create, version, lease, value) = match &record.change {
+        Change::Put { create_revision, version, lease, value } => {
+            (KIND_PUT, *create_revision, *version, *lease, value.as_ref())
+        }
+        Change::Delete => (KIND_DELETE, Revision::ZERO, 0, LeaseId::NONE, &[][..]),
+    };
+    row.u8(kind);
+    row.u8(record.replaces.is_some().into());
+    row.i64(create.get());
+    row.i64(version);
+    row.i64(lease.get());
+    let replaces = record.replaces.unwrap_or_default();
+    row.i64(replaces.main.get());
+    row.u32(replaces.sub);
+    row.bytes(&record.key);
+    row.bytes(value);
+    row.0
+}
+
+/// A record, and whether it is the last one of its revision.
+pub(crate) fn decode_record(key: &[u8], rev: Rev, row: &Bytes) -> Result<(Record, bool)> {
+    let content = open(key, row)?;
+    parse_record(rev, row, content).ok_or_else(|| corrupt(key, "the record cannot be decoded"))
+}
+
+/// Key and value of the record share the buffer of the row.
+fn parse_record(rev: Rev, buffer: &Bytes, content: &[u8]) -> Option<(Record, bool)> {
+    let mut row = Decoder::new(content);
+    let last = row.u8()? != 0;
+    let kind = row.u8()?;
+    let has_replaces = row.u8()? != 0;
+    let create_revision = Revision::new(row.i64()?);
+    let version = row.i64()?;
+    let lease = LeaseId::new(row.i64()?);
+    let replaces = Rev::new(Revision::new(row.i64()?), row.u32()?);
+    let key = buffer.slice_ref(row.slice()?);
+    let value = buffer.slice_ref(row.slice()?);
+    row.end()?;
+    let change = match kind {
+        KIND_PUT => Change::Put { create_revision, version, lease, value },
+        KIND_DELETE => Change::Delete,
+        _ => return None,
+    };
+    Some((Record { rev, key, change, replaces: has_replaces.then_some(replaces) }, last))
+}
+
+/// Content of a key's row in the index checkpoint.
+pub(crate) fn encode_history(versions: &[Version]) -> Vec<u8> {
+    let mut row = Encoder(Vec::with_capacity(versions.len() * 37));
+    for version in versions {
+        row.u8(match version.kind {
+            Kind::Put => KIND_PUT,
+            Kind::Delete => KIND_DELETE,
+        });
+        row.i64(version.main);
+        row.u32(version.sub);
+        row.i64(version.create);
+        row.i64(version.version);
+        row.i64(version.lease);
+    }
+    row.0
+}
+
+/// A key's history from the index checkpoint.
+pub(crate) fn decode_history(key: &[u8], row: &[u8]) -> Result<History> {
+    let content = open(key, row)?;
+    let bad = || corrupt(key, "the history cannot be decoded");
+    let mut versions = Vec::with_capacity(content.len() / 37);
+    let mut rest = content;
+    while let Some((version, tail)) = rest.split_at_checked(37) {
+        versions.push(parse_version(version).ok_or_else(bad)?);
+        rest = tail;
+        if rest.is_empty() {
+            break;
+        }
+    }
+    if !rest.is_empty() || !versions.is_sorted_by(|a: &Version, b: &Version| a.rev() < b.rev()) {
+        return Err(bad());
+    }
+    History::from_versions(versions).ok_or_else(bad)
+}
+
+fn parse_version(bytes: &[u8]) -> Option<Version> {
+    let mut row = Decoder::new(bytes);
+    let kind = match row.u8()? {
+        KIND_PUT => Kind::Put,
+        KIND_DELETE => Kind::Delete,
+        _ => return None,
+    };
+    let (main, sub, create, version, lease) = (row.i64()?, row.u32()?, row.i64()?, row.i64()?, row.i64()?);
+    row.end()?;
+    Some(Version { main, create, version, lease, sub, kind })
+}
+
+/// Tells whether a set of rows is complete, without an order: how many, and the wrapping sum of their digests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Census {
+    pub rows: u64,
+    pub digest: u64,
+}
+
+impl Census {
+    pub fn add(&mut self, row: &[u8]) {
+        self.rows += 1;
+        self.digest = self.digest.wrapping_add(Self::digest(row));
+    }
+
+    pub fn remove(&mut self, row: &[u8]) {
+        self.rows = self.rows.wrapping_sub(1);
+        self.digest = self.digest.wrapping_sub(Self::digest(row));
+    }
+
+    fn digest(row: &[u8]) -> u64 {
+        // Spread, so that two rows that changed places in the sum are unlikely to cancel out.
+        u64::from(crc32c::crc32c(row)).wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    }
+}
+
+/// How far the walk of a compaction has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct CompactionState {
+    /// Everything older is gone from the engine.
+    pub done: Revision,
+    /// Where the walk in progress goes; equal to `done` if there is none.
+    pub target: Revision,
+    /// The next record that the walk looks at.
+    pub next: Rev,
+}
+
+/// The state row: what a group's rows in the engine stand for. Written with every batch of the group.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct GroupState {
+    /// The generation in force.
+    pub generation: u32,
+    /// Generations from here on were never used.
+    pub generation_next: u32,
+    /// The log entry whose outcome the rows are.
+    pub applied: Applied,
+    pub revision: Revision,
+    pub compacted: Revision,
+    pub compaction: CompactionState,
+    /// The index rows are at least as new as this revision. Records above it are all there, without a hole.
+    pub checkpoint: Revision,
+    /// Over the keys of the index rows.
+    pub index: Census,
+    /// Over keys and contents of the system rows.
+    pub system: Census,
+    /// What the owner keeps here: the Raft membership.
+    pub membership: Bytes,
+}
+
+impl GroupState {
+    pub fn encode(&self) -> Vec<u8> {
+        let mut row = Encoder::default();
+        row.u32(self.generation);
+        row.u32(self.generation_next);
+        row.u64(self.applied.term);
+        row.u64(self.applied.index);
+        row.i64(self.revision.get());
+        row.i64(self.compacted.get());
+        row.i64(self.compaction.done.get());
+        row.i64(self.compaction.target.get());
+        row.i64(self.compaction.next.main.get());
+        row.u32(self.compaction.next.sub);
+        row.i64(self.checkpoint.get());
+        for census in [self.index, self.system] {
+            row.u64(census.rows);
+            row.u64(census.digest);
+        }
+        row.bytes(&self.membership);
+        row.0
+    }
+
+    pub fn decode(key: &[u8], row: &[u8]) -> Result<Self> {
+        Self::parse(open(key, row)?).ok_or_else(|| corrupt(key, "the state cannot be decoded"))
+    }
+
+    fn parse(content: &[u8]) -> Option<Self> {
+        let mut row = Decoder::new(content);
+        let state = Self {
+            generation: row.u32()?,
+            generation_next: row.u32()?,
+            applied: Applied { term: row.u64()?, index: row.u64()? },
+            revision: Revision::new(row.i64()?),
+            compacted: Revision::new(row.i64()?),
+            compaction: CompactionState {
+                done: Revision::new(row.i64()?),
+                target: Revision::new(row.i64()?),
+                next: Rev::new(Revision::new(row.i64()?), row.u32()?),
+            },
+            checkpoint: Revision::new(row.i64()?),
+            index: Census { rows: row.u64()?, digest: row.u64()? },
+            system: Census { rows: row.u64()?, digest: row.u64()? },
+            membership: row.bytes()?,
+        };
+        row.end()?;
+        Some(state)
+    }
+}

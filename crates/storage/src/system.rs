@@ -1,0 +1,217 @@
+//! The small replicated tables: leases, what members told of themselves, ids of members that are gone, alarms. All in
+//! memory; each row is also a row in the engine. Which keys hang on a lease is derived from the index.
+//!
+//! Rows: `1 | lease id i64 BE` -> `ttl i64 | remaining i64`; `2 | member id u64 BE` -> `name | data_dir_id u64 | client
+//! URLs`; `3 | member id u64 BE` -> nothing (forgotten); `4 | member id u64 BE | alarm kind u8` -> nothing.
+
+use crate::codec::{Decoder, Encoder};
+use bytes::Bytes;
+use quorate_core::{Alarm, AlarmKind, KeyMeta, Lease, LeaseId, MemberAttributes, MemberId, Record, SystemChange};
+use std::collections::{BTreeMap, BTreeSet};
+
+const TABLE_LEASE: u8 = 1;
+const TABLE_MEMBER: u8 = 2;
+const TABLE_FORGOTTEN: u8 = 3;
+const TABLE_ALARM: u8 = 4;
+
+const ALARM_NO_SPACE: u8 = 1;
+const ALARM_CORRUPT: u8 = 2;
+
+/// Names a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum SystemKey {
+    Lease(LeaseId),
+    Member(MemberId),
+    Forgotten(MemberId),
+    Alarm(Alarm),
+}
+
+impl SystemKey {
+    pub fn encode(self) -> Vec<u8> {
+        let with_id = |table: u8, id: u64| {
+            let mut key = vec![table];
+            key.extend_from_slice(&id.to_be_bytes());
+            key
+        };
+        match self {
+            Self::Lease(id) => with_id(TABLE_LEASE, id.get().cast_unsigned()),
+            Self::Member(id) => with_id(TABLE_MEMBER, id.get()),
+            Self::Forgotten(id) => with_id(TABLE_FORGOTTEN, id.get()),
+            Self::Alarm(alarm) => {
+                let mut key = with_id(TABLE_ALARM, alarm.member.get());
+                key.push(match alarm.kind {
+                    AlarmKind::NoSpace => ALARM_NO_SPACE,
+                    AlarmKind::Corrupt => ALARM_CORRUPT,
+                });
+                key
+            }
+        }
+    }
+
+    pub fn decode(key: &[u8]) -> Option<Self> {
+        let (table, rest) = key.split_first()?;
+        let (id, rest) = rest.split_first_chunk::<8>()?;
+        let id = u64::from_be_bytes(*id);
+        match (*table, rest) {
+            (TABLE_LEASE, []) => Some(Self::Lease(LeaseId::new(id.cast_signed()))),
+            (TABLE_MEMBER, []) => Some(Self::Member(MemberId::new(id))),
+            (TABLE_FORGOTTEN, []) => Some(Self::Forgotten(MemberId::new(id))),
+            (TABLE_ALARM, [kind]) => {
+                let kind = match *kind {
+                    ALARM_NO_SPACE => AlarmKind::NoSpace,
+                    ALARM_CORRUPT => AlarmKind::Corrupt,
+                    _ => return None,
+                };
+                Some(Self::Alarm(Alarm { member: MemberId::new(id), kind }))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The tables.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tables {
+    pub leases: BTreeMap<LeaseId, Lease>,
+    pub members: BTreeMap<MemberId, MemberAttributes>,
+    pub forgotten: BTreeSet<MemberId>,
+    pub alarms: BTreeSet<Alarm>,
+}
+
+impl Tables {
+    pub fn apply(&mut self, change: &SystemChange) {
+        match change {
+            SystemChange::LeaseSet(lease) => drop(self.leases.insert(lease.id, *lease)),
+            SystemChange::LeaseRemove(id) => drop(self.leases.remove(id)),
+            SystemChange::MemberSet(id, attributes) => drop(self.members.insert(*id, attributes.clone())),
+            SystemChange::MemberRemove(id) => {
+                self.members.remove(id);
+                self.forgotten.insert(*id);
+            }
+            SystemChange::AlarmSet(alarm) => drop(self.alarms.insert(*alarm)),
+            SystemChange::AlarmRemove(alarm) => drop(self.alarms.remove(alarm)),
+        }
+    }
+
+    /// All rows, by key.
+    pub fn rows(&self) -> impl Iterator<Item = (SystemKey, Vec<u8>)> {
+        let leases = self.leases.values().map(|lease| (SystemKey::Lease(lease.id), encode_lease(lease)));
+        let members = self.members.iter().map(|(id, member)| (SystemKey::Member(*id), encode_member(member)));
+        let forgotten = self.forgotten.iter().map(|id| (SystemKey::Forgotten(*id), Vec::new()));
+        let alarms = self.alarms.iter().map(|alarm| (SystemKey::Alarm(*alarm), Vec::new()));
+        leases.chain(members).chain(forgotten).chain(alarms)
+    }
+
+    /// Takes one row in; `None` if it cannot be decoded.
+    pub fn load(&mut self, key: SystemKey, content: &[u8]) -> Option<()> {
+        let mut row = Decoder::new(content);
+        match key {
+            SystemKey::Lease(id) => {
+                let lease = Lease { id, ttl_seconds: row.i64()?, remaining_ttl_seconds: row.i64()? };
+                self.leases.insert(id, lease);
+            }
+            SystemKey::Member(id) => {
+                let mut member = MemberAttributes { name: row.string()?, data_dir_id: row.u64()?, client_urls: vec![] };
+                for _ in 0..row.u32()? {
+                    member.client_urls.push(row.string()?);
+                }
+                self.members.insert(id, member);
+            }
+            SystemKey::Forgotten(id) => drop(self.forgotten.insert(id)),
+            SystemKey::Alarm(alarm) => drop(self.alarms.insert(alarm)),
+        }
+        row.end()
+    }
+}
+
+/// The rows that a change writes (content) or removes (`None`).
+pub(crate) fn row_changes(change: &SystemChange) -> Vec<(SystemKey, Option<Vec<u8>>)> {
+    match change {
+        SystemChange::LeaseSet(lease) => vec![(SystemKey::Lease(lease.id), Some(encode_lease(lease)))],
+        SystemChange::LeaseRemove(id) => vec![(SystemKey::Lease(*id), None)],
+        SystemChange::MemberSet(id, attributes) => vec![(SystemKey::Member(*id), Some(encode_member(attributes)))],
+        SystemChange::MemberRemove(id) => {
+            vec![(SystemKey::Member(*id), None), (SystemKey::Forgotten(*id), Some(vec![]))]
+        }
+        SystemChange::AlarmSet(alarm) => vec![(SystemKey::Alarm(*alarm), Some(vec![]))],
+        SystemChange::AlarmRemove(alarm) => vec![(SystemKey::Alarm(*alarm), None)],
+    }
+}
+
+fn encode_lease(lease: &Lease) -> Vec<u8> {
+    let mut row = Encoder::default();
+    row.i64(lease.ttl_seconds);
+    row.i64(lease.remaining_ttl_seconds);
+    row.0
+}
+
+fn encode_member(member: &MemberAttributes) -> Vec<u8> {
+    let mut row = Encoder::default();
+    row.bytes(member.name.as_bytes());
+    row.u64(member.data_dir_id);
+    row.u32(u32::try_from(member.client_urls.len()).expect("a member has few URLs"));
+    for url in &member.client_urls {
+        row.bytes(url.as_bytes());
+    }
+    row.0
+}
+
+/// Which keys hang on which lease.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Attachments(BTreeMap<LeaseId, BTreeSet<Bytes>>);
+
+impl Attachments {
+    /// Follows one change of a key, which was `before`.
+    pub fn follow(&mut self, record: &Record, before: Option<KeyMeta>) {
+        let old = before.map_or(LeaseId::NONE, |meta| meta.lease);
+        let new = record.meta().map_or(LeaseId::NONE, |meta| meta.lease);
+        if old == new {
+            return;
+        }
+        if old.is_some()
+            && let Some(keys) = self.0.get_mut(&old)
+        {
+            keys.remove(&record.key);
+            if keys.is_empty() {
+                self.0.remove(&old);
+            }
+        }
+        if new.is_some() {
+            self.attach(new, record.key.clone());
+        }
+    }
+
+    pub fn attach(&mut self, lease: LeaseId, key: Bytes) {
+        self.0.entry(lease).or_default().insert(key);
+    }
+
+    pub fn keys(&self, lease: LeaseId) -> Vec<Bytes> {
+        self.0.get(&lease).map_or_else(Vec::new, |keys| keys.iter().cloned().collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_read_back_and_sort_by_table() {
+        let mut tables = Tables::default();
+        let member = MemberAttributes { name: "a".into(), client_urls: vec!["http://a:1".into()], data_dir_id: 7 };
+        for change in [
+            SystemChange::LeaseSet(Lease { id: LeaseId::new(-3), ttl_seconds: 60, remaining_ttl_seconds: 5 }),
+            SystemChange::MemberSet(MemberId::new(1), member.clone()),
+            SystemChange::MemberSet(MemberId::new(2), member),
+            SystemChange::MemberRemove(MemberId::new(2)),
+            SystemChange::AlarmSet(Alarm { member: MemberId::new(1), kind: AlarmKind::Corrupt }),
+        ] {
+            tables.apply(&change);
+        }
+        let mut read = Tables::default();
+        for (key, content) in tables.rows() {
+            let key = SystemKey::decode(&key.encode()).expect("the key decodes");
+            read.load(key, &content).expect("the row decodes");
+        }
+        assert_eq!(read, tables);
+    }
+}
