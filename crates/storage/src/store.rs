@@ -345,6 +345,7 @@ impl Writer<'_> {
 
     /// Makes everything that was committed visible to new views.
     pub fn publish(&mut self) {
+        self.body.tail.write().seal();
         let mut published = self.body.published.lock();
         published.revision = self.newest.revision;
         published.compacted = self.newest.compacted;

@@ -34,6 +34,9 @@ pub(crate) struct Entry {
 pub(crate) struct Tail {
     records: VecDeque<TailRecord>,
     entries: VecDeque<Entry>,
+    /// Entries that are complete: a log entry with several commands is committed command by command, and must not come
+    /// apart in a drain, or a crash between its halves would lose the second one.
+    sealed: usize,
     bytes: usize,
 }
 
@@ -57,12 +60,18 @@ impl Tail {
             .extend(records.into_iter().enumerate().map(|(i, record)| TailRecord { record, last: i + 1 == count }));
     }
 
+    /// Everything that was pushed is complete.
+    pub fn seal(&mut self) {
+        self.sealed = self.entries.len();
+    }
+
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
+    /// Whether nothing is there to drain.
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.sealed == 0
     }
 
     pub fn get(&self, rev: Rev) -> Option<Record> {
@@ -81,15 +90,17 @@ impl Tail {
         self.records.range(start..).take_while(|entry| entry.record.rev.main <= to).take(count).cloned().collect()
     }
 
-    /// Whole entries from the front: at least one if there is any, and as many as fit in `bytes_max`.
+    /// Whole log entries from the front: at least one if there is any, and as many as fit in `bytes_max`.
     pub fn front(&self, bytes_max: usize) -> Front {
         let (mut records, mut entries, mut bytes) = (0, 0, 0);
-        for entry in &self.entries {
+        let mut previous = None;
+        for entry in self.entries.range(..self.sealed) {
             bytes +=
                 self.records.range(records..records + entry.records).map(|r| record_bytes(&r.record)).sum::<usize>();
-            if entries > 0 && bytes > bytes_max {
+            if entries > 0 && bytes > bytes_max && previous != Some(entry.applied) {
                 break;
             }
+            previous = Some(entry.applied);
             records += entry.records;
             entries += 1;
         }
@@ -103,6 +114,7 @@ impl Tail {
     pub fn pop(&mut self, front: &Front) {
         let bytes = front.records.iter().map(|entry| record_bytes(&entry.record)).sum::<usize>();
         self.bytes -= bytes + front.entries.len() * ENTRY_BYTES;
+        self.sealed -= front.entries.len();
         self.records.drain(..front.records.len());
         self.entries.drain(..front.entries.len());
     }
