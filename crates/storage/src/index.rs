@@ -262,8 +262,13 @@ impl Index {
         keys.into_iter().filter_map(|key| self.dirty.remove_entry(&key)).collect()
     }
 
-    /// All keys, in order.
-    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &History)> {
-        self.map.iter().map(|(key, history)| (key.as_ref(), history))
+    /// Forgets what is dirty: the caller has written, or will write, all rows itself.
+    pub fn clear_dirty(&mut self) {
+        self.dirty.clear();
+    }
+
+    /// All keys from `start` on, in order.
+    pub fn iter_from(&self, start: Bound<&[u8]>) -> impl Iterator<Item = (&[u8], &History)> {
+        self.map.range::<[u8], _>((start, Bound::Unbounded)).map(|(key, history)| (key.as_ref(), history))
     }
 }

@@ -43,11 +43,6 @@ pub(crate) fn group_end(tag: u8, group: GroupId) -> Vec<u8> {
     }
 }
 
-/// The generation that a row belongs to.
-pub(crate) fn generation_of(key: &[u8]) -> Option<u32> {
-    key.get(5..PREFIX_BYTES).and_then(|bytes| bytes.try_into().ok()).map(u32::from_be_bytes)
-}
-
 /// Makes the keys of one generation of one group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Keys {
@@ -119,7 +114,6 @@ mod tests {
         assert!(rows.is_sorted());
         for (rev, row) in revs.iter().zip(&rows) {
             assert_eq!(Keys::rev_of(row), Some(*rev));
-            assert_eq!(generation_of(row), Some(3));
         }
     }
 

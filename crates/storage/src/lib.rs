@@ -16,11 +16,13 @@ mod cache;
 mod codec;
 pub mod engine;
 mod error;
+mod hash;
 mod index;
 mod keys;
 mod maintenance;
 mod open;
 mod rows;
+mod snapshot;
 mod store;
 mod system;
 mod tail;
@@ -28,7 +30,9 @@ mod view;
 
 pub use engine::{Batch, Engine, EngineConfig, EngineKind, EngineUsage, open_engine};
 pub use error::{EngineError, StorageError};
+pub use hash::HashKv;
 pub use maintenance::{DrainReport, Progress};
+pub use snapshot::{Exporter, Installer, SnapshotMeta};
 pub use store::{Applied, Metrics, Store, StoreConfig, Writer};
 pub use view::ReadView;
 

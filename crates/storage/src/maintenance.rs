@@ -15,6 +15,7 @@ use crate::{Applied, Result, Store};
 use quorate_core::{Change, Rev, Revision};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
+use std::sync::{Arc, Weak};
 
 /// Keys that one batch of the checkpoint takes under one lock.
 const CHECKPOINT_KEYS_PER_LOCK: usize = 512;
@@ -51,8 +52,10 @@ pub(crate) struct EngineSide {
     pub system_rows: BTreeSet<SystemKey>,
     /// The pass of the checkpoint that is under way.
     pass: Option<Pass>,
-    /// The generation that an installer is writing, if one is.
-    pub installing: Option<u32>,
+    /// The generations that installers are writing.
+    pub installing: BTreeSet<u32>,
+    /// Generations that were in force, for as long as views may still read them.
+    retired: Vec<(u32, Weak<Body>)>,
 }
 
 /// One walk of the checkpoint over the dirty keys.
@@ -65,7 +68,14 @@ struct Pass {
 
 impl EngineSide {
     pub fn new(state: GroupState, system_rows: BTreeSet<SystemKey>) -> Self {
-        Self { state, system_rows, pass: None, installing: None }
+        Self { state, system_rows, pass: None, installing: BTreeSet::new(), retired: Vec::new() }
+    }
+
+    /// After a switch from `old` to the generation that the state says.
+    pub fn switched(&mut self, system_rows: BTreeSet<SystemKey>, old: &Arc<Body>) {
+        self.system_rows = system_rows;
+        self.pass = None;
+        self.retired.push((old.keys.generation, Arc::downgrade(old)));
     }
 }
 
@@ -265,28 +275,28 @@ impl Store {
         self.engine_side.lock().state.compaction.done >= revision
     }
 
-    /// Removes up to `rows_max` rows of generations that are not in force. Blocks on the disk.
+    /// Removes up to `rows_max` rows of generations that nobody reads or writes any more. Blocks on the disk.
     pub fn cleanup_step(&self, rows_max: usize) -> Result<Progress> {
-        let side = self.engine_side.lock();
-        let current = side.state.generation;
+        let mut side = self.engine_side.lock();
+        side.retired.retain(|(_, body)| body.strong_count() > 0);
+        let retired = side.retired.iter().map(|(generation, _)| *generation);
+        let kept: BTreeSet<u32> = retired.chain(side.installing.iter().copied()).chain([side.state.generation]).collect();
         let mut batch = Batch::default();
         for tag in keys::GENERATION_TAGS {
             let mut from = 0;
-            let mut kept: Vec<u32> = side.installing.into_iter().chain([current]).collect();
-            kept.sort_unstable();
-            for generation in kept {
-                let end = keys::generation_start(tag, self.group, generation);
+            for generation in &kept {
+                let end = keys::generation_start(tag, self.group, *generation);
                 self.collect(&keys::generation_start(tag, self.group, from), &end, rows_max, &mut batch)?;
                 from = generation + 1;
             }
             let end = keys::group_end(tag, self.group);
             self.collect(&keys::generation_start(tag, self.group, from), &end, rows_max, &mut batch)?;
         }
-        if batch.is_empty() {
-            return Ok(Progress::Idle);
+        if !batch.is_empty() {
+            self.engine.write(&batch)?;
+            return Ok(Progress::Working);
         }
-        self.engine.write(&batch)?;
-        Ok(Progress::Working)
+        Ok(if side.retired.is_empty() { Progress::Idle } else { Progress::Blocked })
     }
 
     fn collect(&self, from: &[u8], until: &[u8], rows_max: usize, batch: &mut Batch) -> Result<()> {

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use quorate_core::{GroupId, Revision};
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::ControlFlow;
+use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 
 impl Store {
@@ -38,7 +38,12 @@ impl Store {
         let body = Arc::new(Body::new(engine.clone(), keys, index, tables, &state, config));
         body.replay(state.checkpoint, &state)?;
         body.attach_all();
-        let newest = Newest { revision: state.revision, compacted: state.compacted, applied: state.applied };
+        let newest = Newest {
+            revision: state.revision,
+            compacted: state.compacted,
+            applied: state.applied,
+            membership: state.membership.clone(),
+        };
         Ok(Self {
             engine,
             group,
@@ -185,7 +190,7 @@ impl Body {
     pub(crate) fn attach_all(&self) {
         let index = self.index.read();
         let mut attached = Vec::new();
-        for (key, history) in index.iter() {
+        for (key, history) in index.iter_from(Bound::Unbounded) {
             if let Some(meta) = history.newest().meta()
                 && meta.lease.is_some()
             {

@@ -123,11 +123,11 @@ impl Body {
 }
 
 /// The newest state, which the one writer works on.
-#[derive(Clone, Copy, Debug)]
 pub(crate) struct Newest {
     pub revision: Revision,
     pub compacted: Revision,
     pub applied: Applied,
+    pub membership: Bytes,
 }
 
 /// The state of one group. All methods may be called from any thread; those that say so block on the disk.
@@ -148,7 +148,7 @@ impl Store {
     /// The right to change state. One at a time: a second caller waits until the first guard is dropped.
     pub fn writer(&self) -> Writer<'_> {
         let newest = self.newest.lock();
-        Writer { body: self.body(), newest, membership: None }
+        Writer { body: self.body(), newest }
     }
 
     /// A view of what is published now.
@@ -278,8 +278,6 @@ impl Store {
 pub struct Writer<'a> {
     body: Arc<Body>,
     newest: MutexGuard<'a, Newest>,
-    /// Set and not yet published.
-    membership: Option<Bytes>,
 }
 
 impl Writer<'_> {
@@ -320,7 +318,7 @@ impl Writer<'_> {
 
     /// Takes in a membership entry.
     pub fn set_membership(&mut self, membership: Bytes, applied: Applied) {
-        self.membership = Some(membership.clone());
+        self.newest.membership = membership.clone();
         self.push(applied, Vec::new(), Vec::new(), Some(membership));
     }
 
@@ -350,9 +348,7 @@ impl Writer<'_> {
         published.revision = self.newest.revision;
         published.compacted = self.newest.compacted;
         published.applied = self.newest.applied;
-        if let Some(membership) = self.membership.take() {
-            published.membership = membership;
-        }
+        published.membership = self.newest.membership.clone();
     }
 }
 

@@ -264,7 +264,7 @@ impl Body {
     }
 
     /// The next records from `cursor` on, from engine or tail; none if there are no more up to `to`.
-    fn look(&self, cursor: Rev, to: Revision) -> Result<Vec<TailRecord>> {
+    pub(crate) fn look(&self, cursor: Rev, to: Revision) -> Result<Vec<TailRecord>> {
         loop {
             let tail_first = {
                 let tail = self.tail.read();

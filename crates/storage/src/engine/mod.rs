@@ -4,9 +4,11 @@
 
 mod memory;
 mod redb;
+mod sled;
 
 pub use self::memory::MemoryEngine;
 pub use self::redb::RedbEngine;
+pub use self::sled::SledEngine;
 
 use crate::EngineError;
 use bytes::Bytes;
@@ -101,6 +103,8 @@ pub enum EngineKind {
     /// `redb`: bounded memory, stable format.
     #[default]
     Redb,
+    /// `sled`: compresses, takes less disk.
+    Sled,
     /// In memory, for tests.
     Memory,
 }
@@ -122,6 +126,7 @@ impl Default for EngineConfig {
 pub fn open_engine(kind: EngineKind, dir: &Path, config: EngineConfig) -> Result<Arc<dyn Engine>, EngineError> {
     Ok(match kind {
         EngineKind::Redb => Arc::new(RedbEngine::open(dir, config)?),
+        EngineKind::Sled => Arc::new(SledEngine::open(dir, config)?),
         EngineKind::Memory => Arc::new(MemoryEngine::default()),
     })
 }

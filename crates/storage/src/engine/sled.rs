@@ -1,0 +1,180 @@
+//! `sled` 1.0 alpha: a directory of its own. Compresses, and checks what it reads.
+//!
+//! What its author has left open, and what is done about it here:
+//! - A leaf that was written since the database was opened stays in memory, whatever the cache size. So the handle is
+//!   closed and opened again after a bounded number of written bytes. Callers wait meanwhile (tens of milliseconds).
+//! - Reading one value unpacks its whole leaf: leaves are small.
+//! - An iterator with an upper bound walks on behind it to the end of the tree: the range is open, and ended by hand.
+//! - Handles are not `Sync`: each call borrows one from a pool.
+//! - With no flush interval every dropped handle flushes, and iterators hold one: the interval is "never" instead.
+
+use super::{Batch, Engine, EngineConfig, EngineUsage};
+use crate::EngineError;
+use bytes::Bytes;
+use parking_lot::{Mutex, RwLock};
+use std::io;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+const DIR_NAME: &str = "engine.sled";
+/// Rows per leaf.
+const LEAF_FANOUT: usize = 32;
+/// Long enough never to come: flushes are asked for.
+const FLUSH_EVERY_MS: usize = 1 << 40;
+/// Bytes written before the handle is recycled, whatever the cache size.
+const RECYCLE_BYTES_MIN: usize = 32 << 20;
+/// How often, and how long apart, a recycled database is tried again: threads that sled leaves behind may hold the lock a
+/// little longer.
+const REOPEN_TRIES: u32 = 200;
+const REOPEN_PAUSE: Duration = Duration::from_millis(10);
+
+type Tree = sled::Tree<LEAF_FANOUT>;
+type Db = sled::Db<LEAF_FANOUT>;
+
+/// The second engine.
+pub struct SledEngine {
+    path: PathBuf,
+    config: EngineConfig,
+    /// Shared by every call; exclusive while the handle is recycled. `None` if reopening failed.
+    handle: RwLock<Option<Handle>>,
+    /// Bytes written through the present handle.
+    written_bytes: AtomicUsize,
+}
+
+struct Handle {
+    db: Mutex<Db>,
+    /// Clones that are not in use. At most as many as there ever were calls at once.
+    idle: Mutex<Vec<Tree>>,
+}
+
+impl SledEngine {
+    /// Opens `engine.sled` in `dir`, or creates it.
+    pub fn open(dir: &Path, config: EngineConfig) -> Result<Self, EngineError> {
+        let path = dir.join(DIR_NAME);
+        let handle = Handle::open(&path, config)?;
+        Ok(Self { path, config, handle: RwLock::new(Some(handle)), written_bytes: AtomicUsize::new(0) })
+    }
+
+    fn with<T>(&self, call: impl FnOnce(&Tree) -> io::Result<T>) -> Result<T, EngineError> {
+        let guard = self.handle.read();
+        let Some(handle) = guard.as_ref() else {
+            let source = io::Error::other("the database could not be reopened");
+            return Err(EngineError::Io { path: self.path.clone(), source });
+        };
+        let idle = handle.idle.lock().pop();
+        let tree = idle.unwrap_or_else(|| Tree::clone(&handle.db.lock()));
+        let outcome = call(&tree);
+        handle.idle.lock().push(tree);
+        outcome.map_err(|source| error(&self.path, source))
+    }
+
+    /// Gives the memory back that sled holds on to.
+    fn recycle(&self) -> Result<(), EngineError> {
+        let mut guard = self.handle.write();
+        if let Some(handle) = guard.take() {
+            handle.db.lock().flush().map_err(|source| error(&self.path, source))?;
+        }
+        let mut tries = 0;
+        let handle = loop {
+            match Handle::open(&self.path, self.config) {
+                Err(EngineError::InUse { .. }) if tries < REOPEN_TRIES => {
+                    tries += 1;
+                    std::thread::sleep(REOPEN_PAUSE);
+                }
+                outcome => break outcome?,
+            }
+        };
+        *guard = Some(handle);
+        self.written_bytes.store(0, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn recycle_bytes(&self) -> usize {
+        self.config.cache_bytes.max(RECYCLE_BYTES_MIN)
+    }
+}
+
+impl Handle {
+    fn open(path: &Path, config: EngineConfig) -> Result<Self, EngineError> {
+        let db = sled::Config::new()
+            .path(path)
+            .cache_capacity_bytes(config.cache_bytes)
+            .flush_every_ms(Some(FLUSH_EVERY_MS))
+            .open::<LEAF_FANOUT>()
+            .map_err(|source| error(path, source))?;
+        Ok(Self { db: Mutex::new(db), idle: Mutex::new(Vec::new()) })
+    }
+}
+
+fn error(path: &Path, source: io::Error) -> EngineError {
+    match source.kind() {
+        io::ErrorKind::WouldBlock => EngineError::InUse { path: path.to_path_buf() },
+        io::ErrorKind::Unsupported => EngineError::Format { path: path.to_path_buf(), found: source.to_string() },
+        io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => {
+            EngineError::Corrupt { place: path.display().to_string(), what: source.to_string() }
+        }
+        _ => EngineError::Io { path: path.to_path_buf(), source },
+    }
+}
+
+impl Engine for SledEngine {
+    fn name(&self) -> &'static str {
+        "sled"
+    }
+
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        self.with(|tree| Ok(tree.get(key)?.map(|value| Bytes::copy_from_slice(&value))))
+    }
+
+    fn scan(
+        &self,
+        from: &[u8],
+        until: &[u8],
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), EngineError> {
+        if from >= until {
+            return Ok(());
+        }
+        self.with(|tree| {
+            for row in tree.range::<&[u8], _>(from..) {
+                let (key, value) = row?;
+                if key.as_ref() >= until || visit(&key, &value).is_break() {
+                    break;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn write(&self, batch: &Batch) -> Result<(), EngineError> {
+        let mut writes = sled::Batch::default();
+        for (key, value) in batch.operations() {
+            match value {
+                Some(value) => writes.insert(key, value),
+                None => writes.remove(key),
+            }
+        }
+        self.with(|tree| tree.apply_batch(writes))?;
+        let written = self.written_bytes.fetch_add(batch.bytes(), Ordering::Relaxed) + batch.bytes();
+        if written >= self.recycle_bytes() { self.recycle() } else { Ok(()) }
+    }
+
+    fn flush(&self) -> Result<(), EngineError> {
+        self.with(|tree| tree.flush().map(drop))
+    }
+
+    fn usage(&self) -> Result<EngineUsage, EngineError> {
+        let guard = self.handle.read();
+        let Some(handle) = guard.as_ref() else { return Ok(EngineUsage::default()) };
+        let file_bytes = handle.db.lock().size_on_disk().map_err(|source| error(&self.path, source))?;
+        // sled reuses and trims its files by itself, and does not tell what is in use.
+        Ok(EngineUsage { file_bytes, used_bytes: file_bytes })
+    }
+
+    fn compact(&self) -> Result<(), EngineError> {
+        // Flushing rewrites sparse parts of the files; there is nothing else to ask sled for.
+        self.flush()
+    }
+}
