@@ -71,10 +71,6 @@ impl<'a> Decoder<'a> {
         self.slice().map(Bytes::copy_from_slice)
     }
 
-    pub fn string(&mut self) -> Option<String> {
-        self.slice().and_then(|slice| String::from_utf8(slice.to_vec()).ok())
-    }
-
     /// `Some` if nothing is left over.
     pub fn end(self) -> Option<()> {
         self.0.is_empty().then_some(())

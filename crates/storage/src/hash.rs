@@ -1,7 +1,7 @@
 //! The hash that members compare: etcd's `HashKV`, byte for byte.
 
 use crate::store::Body;
-use crate::{Result, Store, StorageError};
+use crate::{Result, StorageError, Store};
 use quorate_core::{Change, KeyRange, Record, Rejection, Revision, View};
 use std::ops::ControlFlow;
 

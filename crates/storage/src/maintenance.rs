@@ -280,7 +280,8 @@ impl Store {
         let mut side = self.engine_side.lock();
         side.retired.retain(|(_, body)| body.strong_count() > 0);
         let retired = side.retired.iter().map(|(generation, _)| *generation);
-        let kept: BTreeSet<u32> = retired.chain(side.installing.iter().copied()).chain([side.state.generation]).collect();
+        let kept: BTreeSet<u32> =
+            retired.chain(side.installing.iter().copied()).chain([side.state.generation]).collect();
         let mut batch = Batch::default();
         for tag in keys::GENERATION_TAGS {
             let mut from = 0;

@@ -1,7 +1,7 @@
 //! Opening a store: the checkpoint's rows first, then the records that are newer.
 
 use crate::cache::RecordCache;
-use crate::engine::{Batch, Engine};
+use crate::engine::{Batch, Engine, Visit};
 use crate::index::{History, Index};
 use crate::keys::{self, Keys};
 use crate::maintenance::EngineSide;
@@ -127,12 +127,7 @@ fn incomplete(seen: Census, expected: Census) -> String {
 }
 
 /// Like [`Engine::scan`], with a visitor that can fail.
-pub(crate) fn for_rows(
-    engine: &dyn Engine,
-    from: &[u8],
-    until: &[u8],
-    visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<()>,
-) -> Result<()> {
+fn for_rows(engine: &dyn Engine, from: &[u8], until: &[u8], visit: Visit<'_, Result<()>>) -> Result<()> {
     let mut outcome = Ok(());
     engine.scan(from, until, &mut |key, row| {
         outcome = visit(key, row);

@@ -5,8 +5,8 @@
 //!
 //! - format (one per engine): `version u32`
 //! - state (one per group): see [`GroupState`]
-//! - record: `last u8 | kind u8 | flags u8 | create i64 | version i64 | lease i64 | replaces (main i64, sub u32) | key | value`;
-//!   `last` is 1 on the last record of its revision, so that a hole in the history is seen
+//! - record: `last u8 | record`, the record as [`quorate_core::codec`] has it; `last` is 1 on the last record of its
+//!   revision, so that a hole in the history is seen
 //! - index: versions, oldest first, each `kind u8 | main i64 | sub u32 | create i64 | version i64 | lease i64`
 //! - system: see [`crate::system`]
 
@@ -14,7 +14,7 @@ use crate::codec::{Decoder, Encoder};
 use crate::index::{History, Kind, Version};
 use crate::{Applied, Result, StorageError};
 use bytes::Bytes;
-use quorate_core::{Change, LeaseId, Record, Rev, Revision};
+use quorate_core::{Record, Rev, Revision, codec};
 
 /// Version of the rows described here.
 pub(crate) const FORMAT_VERSION: u32 = 1;
@@ -53,52 +53,22 @@ pub(crate) fn corrupt(key: &[u8], what: &str) -> StorageError {
 
 /// Content of a record's row.
 pub(crate) fn encode_record(record: &Record, last: bool) -> Vec<u8> {
-    let mut row = Encoder(Vec::with_capacity(64 + record.payload_bytes()));
-    row.u8(last.into());
-    let (kind, create, version, lease, value) = match &record.change {
-        Change::Put { create_revision, version, lease, value } => {
-            (KIND_PUT, *create_revision, *version, *lease, value.as_ref())
-        }
-        Change::Delete => (KIND_DELETE, Revision::ZERO, 0, LeaseId::NONE, &[][..]),
-    };
-    row.u8(kind);
-    row.u8(record.replaces.is_some().into());
-    row.i64(create.get());
-    row.i64(version);
-    row.i64(lease.get());
-    let replaces = record.replaces.unwrap_or_default();
-    row.i64(replaces.main.get());
-    row.u32(replaces.sub);
-    row.bytes(&record.key);
-    row.bytes(value);
-    row.0
+    let mut row = Vec::with_capacity(64 + record.payload_bytes());
+    row.push(last.into());
+    codec::encode_record(record, &mut row);
+    row
 }
 
-/// A record, and whether it is the last one of its revision.
+/// A record, and whether it is the last one of its revision. Key and value share the buffer of the row.
 pub(crate) fn decode_record(key: &[u8], rev: Rev, row: &Bytes) -> Result<(Record, bool)> {
     let content = open(key, row)?;
-    parse_record(rev, row, content).ok_or_else(|| corrupt(key, "the record cannot be decoded"))
-}
-
-/// Key and value of the record share the buffer of the row.
-fn parse_record(rev: Rev, buffer: &Bytes, content: &[u8]) -> Option<(Record, bool)> {
-    let mut row = Decoder::new(content);
-    let last = row.u8()? != 0;
-    let kind = row.u8()?;
-    let has_replaces = row.u8()? != 0;
-    let create_revision = Revision::new(row.i64()?);
-    let version = row.i64()?;
-    let lease = LeaseId::new(row.i64()?);
-    let replaces = Rev::new(Revision::new(row.i64()?), row.u32()?);
-    let key = buffer.slice_ref(row.slice()?);
-    let value = buffer.slice_ref(row.slice()?);
-    row.end()?;
-    let change = match kind {
-        KIND_PUT => Change::Put { create_revision, version, lease, value },
-        KIND_DELETE => Change::Delete,
-        _ => return None,
-    };
-    Some((Record { rev, key, change, replaces: has_replaces.then_some(replaces) }, last))
+    let bad = |what: &str| corrupt(key, &format!("the record cannot be decoded: {what}"));
+    let (last, encoded) = content.split_first().ok_or_else(|| bad("it is empty"))?;
+    let record = codec::decode_record(row.slice_ref(encoded)).map_err(|error| bad(&error.to_string()))?;
+    if record.rev != rev {
+        return Err(bad("it is that of another revision"));
+    }
+    Ok((record, *last != 0))
 }
 
 /// Content of a key's row in the index checkpoint.

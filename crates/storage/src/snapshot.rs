@@ -14,7 +14,7 @@ use crate::{Applied, ReadView, Result, StorageError, Store};
 use bytes::Bytes;
 use quorate_core::{KeyRange, Record, Rev, Revision};
 use std::collections::BTreeSet;
-use std::ops::Bound;
+use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 
 /// Version of [`SnapshotMeta`]'s encoding.
@@ -171,7 +171,7 @@ impl Store {
                 meta.records += history.retained(meta.compacted, meta.revision).len() as u64;
                 None
             },
-            &mut |_, ()| std::ops::ControlFlow::Continue(()),
+            &mut |_, ()| ControlFlow::Continue(()),
         );
         Exporter { view, meta, next: Rev::default(), sent: 0 }
     }
@@ -309,7 +309,12 @@ impl Installer {
         }
     }
 
-    fn switch(&mut self, mut state: GroupState, system_rows: BTreeSet<SystemKey>, meta: &SnapshotMeta) -> Result<Applied> {
+    fn switch(
+        &mut self,
+        mut state: GroupState,
+        system_rows: BTreeSet<SystemKey>,
+        meta: &SnapshotMeta,
+    ) -> Result<Applied> {
         let store = self.store.clone();
         let index = std::mem::take(&mut self.index);
         let body = Body::new(store.engine.clone(), self.keys, index, meta.tables.clone(), &state, store.config);

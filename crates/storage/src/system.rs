@@ -1,12 +1,13 @@
 //! The small replicated tables: leases, what members told of themselves, ids of members that are gone, alarms. All in
 //! memory; each row is also a row in the engine. Which keys hang on a lease is derived from the index.
 //!
-//! Rows: `1 | lease id i64 BE` -> `ttl i64 | remaining i64`; `2 | member id u64 BE` -> `name | data_dir_id u64 | client
-//! URLs`; `3 | member id u64 BE` -> nothing (forgotten); `4 | member id u64 BE | alarm kind u8` -> nothing.
+//! Rows: `1 | lease id i64 BE` -> lease; `2 | member id u64 BE` -> attributes, both as [`quorate_core::codec`] has them;
+//! `3 | member id u64 BE` -> nothing (forgotten); `4 | member id u64 BE | alarm kind u8` -> nothing.
 
-use crate::codec::{Decoder, Encoder};
 use bytes::Bytes;
-use quorate_core::{Alarm, AlarmKind, KeyMeta, Lease, LeaseId, MemberAttributes, MemberId, Record, SystemChange};
+use quorate_core::{
+    Alarm, AlarmKind, KeyMeta, Lease, LeaseId, MemberAttributes, MemberId, Record, SystemChange, codec,
+};
 use std::collections::{BTreeMap, BTreeSet};
 
 const TABLE_LEASE: u8 = 1;
@@ -104,23 +105,17 @@ impl Tables {
 
     /// Takes one row in; `None` if it cannot be decoded.
     pub fn load(&mut self, key: SystemKey, content: &[u8]) -> Option<()> {
-        let mut row = Decoder::new(content);
+        let bytes = Bytes::copy_from_slice(content);
         match key {
             SystemKey::Lease(id) => {
-                let lease = Lease { id, ttl_seconds: row.i64()?, remaining_ttl_seconds: row.i64()? };
+                let lease = codec::decode_lease(bytes).ok().filter(|lease| lease.id == id)?;
                 self.leases.insert(id, lease);
             }
-            SystemKey::Member(id) => {
-                let mut member = MemberAttributes { name: row.string()?, data_dir_id: row.u64()?, client_urls: vec![] };
-                for _ in 0..row.u32()? {
-                    member.client_urls.push(row.string()?);
-                }
-                self.members.insert(id, member);
-            }
+            SystemKey::Member(id) => drop(self.members.insert(id, codec::decode_member_attributes(bytes).ok()?)),
             SystemKey::Forgotten(id) => drop(self.forgotten.insert(id)),
             SystemKey::Alarm(alarm) => drop(self.alarms.insert(alarm)),
         }
-        row.end()
+        Some(())
     }
 }
 
@@ -139,21 +134,15 @@ pub(crate) fn row_changes(change: &SystemChange) -> Vec<(SystemKey, Option<Vec<u
 }
 
 fn encode_lease(lease: &Lease) -> Vec<u8> {
-    let mut row = Encoder::default();
-    row.i64(lease.ttl_seconds);
-    row.i64(lease.remaining_ttl_seconds);
-    row.0
+    let mut row = Vec::new();
+    codec::encode_lease(lease, &mut row);
+    row
 }
 
 fn encode_member(member: &MemberAttributes) -> Vec<u8> {
-    let mut row = Encoder::default();
-    row.bytes(member.name.as_bytes());
-    row.u64(member.data_dir_id);
-    row.u32(u32::try_from(member.client_urls.len()).expect("a member has few URLs"));
-    for url in &member.client_urls {
-        row.bytes(url.as_bytes());
-    }
-    row.0
+    let mut row = Vec::new();
+    codec::encode_member_attributes(member, &mut row);
+    row
 }
 
 /// Which keys hang on which lease.

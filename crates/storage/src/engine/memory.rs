@@ -1,6 +1,6 @@
 //! An engine without files, for tests and simulation. It keeps apart what was flushed, so that a test can cut the power.
 
-use super::{Batch, Engine, EngineUsage};
+use super::{Batch, Engine, EngineUsage, Visit};
 use crate::EngineError;
 use bytes::Bytes;
 use parking_lot::RwLock;
@@ -55,12 +55,7 @@ impl Engine for MemoryEngine {
         Ok(self.rows.read().map.get(key).cloned())
     }
 
-    fn scan(
-        &self,
-        from: &[u8],
-        until: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), EngineError> {
+    fn scan(&self, from: &[u8], until: &[u8], visit: Visit<'_, ControlFlow<()>>) -> Result<(), EngineError> {
         if from >= until {
             return Ok(());
         }

@@ -16,6 +16,9 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
+/// Is shown one row after the other: key and value.
+pub type Visit<'a, T> = &'a mut dyn FnMut(&[u8], &[u8]) -> T;
+
 /// One ordered map of bytes. Values are up to about 1.6 MiB.
 pub trait Engine: Send + Sync {
     /// `redb`, `sled` or `memory`.
@@ -26,12 +29,7 @@ pub trait Engine: Send + Sync {
 
     /// Visits the rows with `from <= key < until`, in order, until `visit` breaks. `visit` must not call the engine. What is
     /// written meanwhile may be seen or not.
-    fn scan(
-        &self,
-        from: &[u8],
-        until: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), EngineError>;
+    fn scan(&self, from: &[u8], until: &[u8], visit: Visit<'_, ControlFlow<()>>) -> Result<(), EngineError>;
 
     /// Writes all of `batch` or nothing. Visible on return; durable only after [`Engine::flush`].
     fn write(&self, batch: &Batch) -> Result<(), EngineError>;

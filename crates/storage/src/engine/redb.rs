@@ -4,7 +4,7 @@
 //! It checks its pages only when asked. Content is checked by the rows' own checksums, and reachability by the index,
 //! which knows what must exist.
 
-use super::{Batch, Engine, EngineConfig, EngineUsage};
+use super::{Batch, Engine, EngineConfig, EngineUsage, Visit};
 use crate::EngineError;
 use bytes::Bytes;
 use parking_lot::RwLock;
@@ -161,12 +161,7 @@ impl Engine for RedbEngine {
         self.read(|table| Ok(table.get(key)?.map(|value| Bytes::copy_from_slice(value.value()))))
     }
 
-    fn scan(
-        &self,
-        from: &[u8],
-        until: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), EngineError> {
+    fn scan(&self, from: &[u8], until: &[u8], visit: Visit<'_, ControlFlow<()>>) -> Result<(), EngineError> {
         if from >= until {
             return Ok(());
         }

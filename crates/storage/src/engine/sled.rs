@@ -8,7 +8,7 @@
 //! - Handles are not `Sync`: each call borrows one from a pool.
 //! - With no flush interval every dropped handle flushes, and iterators hold one: the interval is "never" instead.
 
-use super::{Batch, Engine, EngineConfig, EngineUsage};
+use super::{Batch, Engine, EngineConfig, EngineUsage, Visit};
 use crate::EngineError;
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
@@ -128,12 +128,7 @@ impl Engine for SledEngine {
         self.with(|tree| Ok(tree.get(key)?.map(|value| Bytes::copy_from_slice(&value))))
     }
 
-    fn scan(
-        &self,
-        from: &[u8],
-        until: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), EngineError> {
+    fn scan(&self, from: &[u8], until: &[u8], visit: Visit<'_, ControlFlow<()>>) -> Result<(), EngineError> {
         if from >= until {
             return Ok(());
         }

@@ -13,7 +13,8 @@ use std::ops::ControlFlow;
 /// What one log entry brought.
 #[derive(Clone, Debug)]
 pub enum Entry {
-    Delta(Delta),
+    /// One delta per command of the entry.
+    Commands(Vec<Delta>),
     Membership(Bytes),
 }
 
@@ -70,27 +71,34 @@ impl Model {
     pub fn push(&mut self, entry: Entry) {
         match &entry {
             Entry::Membership(membership) => self.membership = membership.clone(),
-            Entry::Delta(delta) => {
-                self.records.extend(delta.records.iter().cloned());
-                if let Some(compacted) = delta.compacted {
-                    self.compacted = compacted.get();
-                }
-                for change in &delta.system {
-                    match change {
-                        SystemChange::LeaseSet(lease) => drop(self.leases.insert(lease.id.get(), *lease)),
-                        SystemChange::LeaseRemove(id) => drop(self.leases.remove(&id.get())),
-                        SystemChange::MemberSet(id, member) => drop(self.members.insert(id.get(), member.clone())),
-                        SystemChange::MemberRemove(id) => {
-                            self.members.remove(&id.get());
-                            self.forgotten.insert(id.get());
-                        }
-                        SystemChange::AlarmSet(alarm) => drop(self.alarms.insert(*alarm)),
-                        SystemChange::AlarmRemove(alarm) => drop(self.alarms.remove(alarm)),
-                    }
+            Entry::Commands(deltas) => {
+                for delta in deltas {
+                    self.take_in(delta);
                 }
             }
         }
         self.log.push(entry);
+    }
+
+    /// What one command does.
+    pub fn take_in(&mut self, delta: &Delta) {
+        self.records.extend(delta.records.iter().cloned());
+        if let Some(compacted) = delta.compacted {
+            self.compacted = compacted.get();
+        }
+        for change in &delta.system {
+            match change {
+                SystemChange::LeaseSet(lease) => drop(self.leases.insert(lease.id.get(), *lease)),
+                SystemChange::LeaseRemove(id) => drop(self.leases.remove(&id.get())),
+                SystemChange::MemberSet(id, member) => drop(self.members.insert(id.get(), member.clone())),
+                SystemChange::MemberRemove(id) => {
+                    self.members.remove(&id.get());
+                    self.forgotten.insert(id.get());
+                }
+                SystemChange::AlarmSet(alarm) => drop(self.alarms.insert(*alarm)),
+                SystemChange::AlarmRemove(alarm) => drop(self.alarms.remove(alarm)),
+            }
+        }
     }
 
     /// The newest record of each key at `at`, live ones only.
@@ -169,12 +177,23 @@ impl Model {
         live.values().filter(|r| r.meta().is_some_and(|m| m.lease.get() == lease)).map(|r| r.key.clone()).collect()
     }
 
+    /// Commits one command to both.
+    pub fn run(&mut self, store: &Store, delta: Delta) {
+        self.commit(store, Entry::Commands(vec![delta]));
+    }
+
     /// Commits the entry to both.
     pub fn commit(&mut self, store: &Store, entry: Entry) {
         let index = applied(self.log.len() + 1);
         let mut writer = store.writer();
         match entry.clone() {
-            Entry::Delta(delta) => writer.commit(delta, index),
+            Entry::Commands(deltas) => {
+                for delta in deltas {
+                    writer.commit(delta, index);
+                    // Whenever the drain comes: it must not take half of an entry.
+                    store.drain(usize::MAX).expect("the drain works");
+                }
+            }
             Entry::Membership(membership) => writer.set_membership(membership, index),
         }
         writer.publish();
