@@ -57,6 +57,13 @@ impl Auth {
         }
     }
 
+    /// Forgets whatever token there is.
+    pub(crate) fn forget_any(&self) {
+        if self.has_user() {
+            *self.state.lock() = State::Needed;
+        }
+    }
+
     /// What is known without a login: a token, or that none is wanted. `None` if a login is needed.
     pub(crate) fn known(&self) -> Option<Option<Token>> {
         match &*self.state.lock() {

@@ -1,10 +1,11 @@
 //! The client itself: what all calls share.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::endpoints::{Endpoint, url_of};
 use crate::transport::Transport;
+use crate::watch::HubSender;
 use crate::{ConnectOptions, Error};
 
 /// A client of a cluster. Clones are cheap and share connections and watches.
@@ -12,6 +13,7 @@ use crate::{ConnectOptions, Error};
 pub struct Client {
     pub(crate) transport: Arc<Transport>,
     pub(crate) timeout: Duration,
+    pub(crate) watch_hub: Arc<OnceLock<HubSender>>,
 }
 
 impl Client {
@@ -27,7 +29,11 @@ impl Client {
         let timeout = options.timeout;
         let transport = Arc::new(Transport::connect(endpoints.as_ref(), options)?);
         transport.log_in().await?;
-        Ok(Client { transport, timeout })
+        Ok(Self::new(transport, timeout))
+    }
+
+    fn new(transport: Arc<Transport>, timeout: Duration) -> Self {
+        Client { transport, timeout, watch_hub: Arc::default() }
     }
 
     /// The same client with another time-out per call.
@@ -46,7 +52,7 @@ impl Client {
             Some(endpoint) => endpoint,
             None => Arc::new(Endpoint::new(endpoint, &self.transport.options)?),
         };
-        Ok(Client { transport: Arc::new(self.transport.pinned(endpoint)?), timeout: self.timeout })
+        Ok(Self::new(Arc::new(self.transport.pinned(endpoint)?), self.timeout))
     }
 
     /// The endpoints, as URLs.

@@ -176,12 +176,12 @@ impl Transport {
             other => Status::unavailable(other.to_string()),
         })?;
         let endpoint = self.endpoints.pick(&[]).ok_or_else(|| Status::unavailable("no endpoints"))?;
-        let opened = async {
+        let opening = async {
             let mut grpc = grpc(&endpoint.channel).await?;
             let request = self.request(method, requests, token.as_ref(), None);
             grpc.streaming(request, path(method.path), ProstCodec::default()).await
         };
-        match opened.await {
+        match timeout_at(deadline, opening).await.unwrap_or_else(|_| Err(timed_out(&endpoint))) {
             Ok(response) => {
                 endpoint.succeeded();
                 Ok((endpoint, response.into_inner()))
@@ -195,6 +195,15 @@ impl Transport {
                 Err(status)
             }
         }
+    }
+
+    pub(crate) fn has_user(&self) -> bool {
+        self.auth.has_user()
+    }
+
+    /// Makes the next call log in anew.
+    pub(crate) fn forget_token(&self) {
+        self.auth.forget_any();
     }
 
     /// Logs in if there is a user and that has not happened yet.
