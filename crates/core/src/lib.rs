@@ -13,6 +13,8 @@
 #![deny(unsafe_code)]
 
 extern crate alloc;
+#[cfg(test)]
+extern crate std;
 
 mod alarm;
 mod apply;
@@ -26,6 +28,8 @@ mod range;
 mod reply;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+#[cfg(test)]
+mod tests;
 mod txn;
 mod types;
 mod view;
