@@ -1,4 +1,9 @@
 //! Tests of the state machine: transcripts, a naive model to compare with, golden bytes.
 
+mod check;
+mod codec;
+mod model;
+mod random;
+mod samples;
 mod script;
 mod transcript;

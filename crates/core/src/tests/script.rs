@@ -72,7 +72,7 @@ fn statement(view: &mut MemoryView, tokens: &mut Tokens) -> String {
         "members" => list(view.members().iter().map(|(member, attributes)| format!("{member} {}", attributes.name))),
         "history" => list(view.records().map(show_record)),
         "leases" => list((1..10).filter_map(|id| view.lease(LeaseId::new(id))).map(|lease| {
-            let keys = list(view.lease_keys(lease.id).iter().map(|key| text(key)));
+            let keys = list(view.lease_keys(lease.id).iter().map(text));
             format!("{} ttl={} left={} {keys}", lease.id, lease.ttl_seconds, lease.remaining_ttl_seconds)
         })),
         "restart" => {

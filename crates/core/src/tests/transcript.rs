@@ -125,12 +125,15 @@ fn filters_drop_keys_but_not_from_the_count() {
 
 #[test]
 fn keys_only_keeps_the_lease() {
-    check("grant 7 60; put a 1 lease=7; range a keys; range .. keys", expect![[r#"
+    check(
+        "grant 7 60; put a 1 lease=7; range a keys; range .. keys",
+        expect![[r#"
         1 granted 7 ttl=60
         2 put@2
         2 range [a= c2 m2 v1 l7] count=1
         2 range [a= c2 m2 v1 l7] count=1
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -328,11 +331,14 @@ fn ops_see_what_came_before_them() {
 
 #[test]
 fn inner_headers_tell_the_revision_so_far() {
-    check("put a 1; txn then { del x; range a; put b 1; del x; range a }; txn then { del x; range a }", expect![[r#"
+    check(
+        "put a 1; txn then { del x; range a; put b 1; del x; range a }; txn then { del x; range a }",
+        expect![[r#"
         2 put@2
         3 then {del@2 0 []; range@2 [a=1 c2 m2 v1] count=1; put@3; del@3 0 []; range@3 [a=1 c2 m2 v1] count=1}
         3 then {del@3 0 []; range@3 [a=1 c2 m2 v1] count=1}
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -464,7 +470,9 @@ fn corrupt_forbids_all_changes() {
 
 #[test]
 fn members_publish_and_are_forgotten() {
-    check("publish 1 one; publish 2 two; publish 1 uno; members; forget 1; forget 1; members", expect![[r#"
+    check(
+        "publish 1 one; publish 2 two; publish 1 uno; members; forget 1; forget 1; members",
+        expect![[r#"
         1 member
         1 member
         1 member
@@ -472,7 +480,8 @@ fn members_publish_and_are_forgotten() {
         1 member
         1 member
         1 [2 two]
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
