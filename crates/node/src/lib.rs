@@ -3,11 +3,12 @@
 
 mod config;
 mod error;
+pub mod lease_clock;
 mod node;
-mod watch_api;
+pub mod watch;
 
 pub use config::*;
 pub use error::*;
 pub use node::*;
 pub use quorate_core as core;
-pub use watch_api::*;
+pub use watch::{WatchCreate, WatchEvent, WatchMessage};
