@@ -184,6 +184,16 @@ impl FaultDisk {
         machine.powered_off = false;
     }
 
+    /// Ends all programs, and nothing else: what they wrote is still there to be read, and still not durable. Handles
+    /// from before do not work any more.
+    pub fn kill(&self) {
+        let mut machine = self.machine.lock();
+        machine.files.values_mut().for_each(|inode| inode.handles = 0);
+        machine.boots += 1;
+        machine.powered_off = false;
+        machine.cut_at = None;
+    }
+
     /// Lets the power fail at the operation with this number (see [`operations`](FaultDisk::operations)): it and all
     /// later ones fail, until [`power_cut`](FaultDisk::power_cut) turns the power on again. A write at that moment may
     /// reach the disk in part.

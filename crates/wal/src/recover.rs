@@ -149,7 +149,9 @@ fn settle_tail(shared: &Shared, segment: &Segment, end: &End) -> Result<(), WalE
         file.write_at(at, &chunk[..n]).map_err(|error| WalError::io("write", path, error))?;
         at += n as u64;
     }
-    shared.sync(path, file)
+    shared.sync(path, file)?;
+    // The same for the names: the program may have ended between a rename and its sync.
+    shared.sync_dir()
 }
 
 /// The state of the groups while the log is read.

@@ -84,13 +84,25 @@ impl Writer {
             let Some(ops) = taken else { break };
             let mut ops = ops.into_iter();
             if let Err(error) = self.write(&mut ops).await {
-                let stopped = self.shared.stop(error);
+                let stopped = self.stop(error);
                 return self.refuse(stopped, ops);
             }
         }
         match self.write_mark().await {
             Ok(()) => self.shared.yard.close(),
-            Err(error) => drop(self.shared.stop(error)),
+            Err(error) => drop(self.stop(error)),
+        }
+    }
+
+    fn stop(&self, error: WalError) -> WalError {
+        match error {
+            // The log was closed while it waited for space. Nothing that was acknowledged is at risk, so this is an
+            // answer for those who wait, and no reason to end the process.
+            WalError::NoSpace { .. } => {
+                self.shared.yard.close();
+                WalError::Stopped(Arc::new(error))
+            }
+            error => self.shared.stop(error),
         }
     }
 
