@@ -119,7 +119,7 @@ impl Lease {
         &self,
         requests: impl Stream<Item = LeaseKeepAliveRequest> + Send + 'static,
     ) -> Result<Streaming<LeaseKeepAliveResponse>, Error> {
-        open(&self.transport, Self::KEEP_ALIVE, requests).await
+        open(&self.transport, Self::KEEP_ALIVE, requests, self.timeout).await
     }
 }
 
@@ -127,6 +127,7 @@ impl Lease {
 #[derive(Debug, Clone)]
 pub struct Watches {
     transport: Arc<Transport>,
+    timeout: Duration,
 }
 
 impl Watches {
@@ -141,7 +142,7 @@ impl Watches {
         &self,
         requests: impl Stream<Item = WatchRequest> + Send + 'static,
     ) -> Result<Streaming<WatchResponse>, Error> {
-        open(&self.transport, Self::WATCH, requests).await
+        open(&self.transport, Self::WATCH, requests, self.timeout).await
     }
 }
 
@@ -287,7 +288,7 @@ macro_rules! accessors {
 
             /// Raw watches.
             pub fn watches(&self) -> Watches {
-                Watches { transport: self.transport.clone() }
+                Watches { transport: self.transport.clone(), timeout: self.timeout }
             }
         }
     };
@@ -316,12 +317,13 @@ async fn open<Q, A>(
     transport: &Transport,
     method: Method,
     requests: impl Stream<Item = Q> + Send + 'static,
+    timeout: Duration,
 ) -> Result<Streaming<A>, Error>
 where
     Q: prost::Message + 'static,
     A: prost::Message + Default + 'static,
 {
-    let opened = transport.bidirectional(method, requests).await;
+    let opened = transport.bidirectional(method, requests, timeout).await;
     opened.map(|(_, stream)| stream).map_err(|status| Error::unavailable(&status))
 }
 

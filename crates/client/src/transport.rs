@@ -158,19 +158,21 @@ impl Transport {
         }
     }
 
-    /// Opens a call with streams in both directions on one endpoint, which is returned with it: once.
+    /// Opens a call with streams in both directions on one endpoint, which is returned with it: once. `timeout` is for
+    /// opening it, the streams themselves may last.
     ///
     /// Many servers answer only when they have something to say, so something must be in `requests` for this to end.
     pub(crate) async fn bidirectional<Q, A>(
         &self,
         method: Method,
         requests: impl Stream<Item = Q> + Send + 'static,
+        timeout: Duration,
     ) -> Result<(Arc<Endpoint>, Streaming<A>), Status>
     where
         Q: Message + 'static,
         A: Message + Default + 'static,
     {
-        let deadline = Instant::now() + self.options.timeout;
+        let deadline = Instant::now() + timeout;
         let token = self.token(deadline).await.map_err(|error| match error {
             Error::Rejected { code, message } => Status::new(code, message),
             other => Status::unavailable(other.to_string()),

@@ -259,7 +259,9 @@ impl Hub {
     fn open(&mut self) {
         let (sender, requests) = mpsc::channel(REQUESTS_MAX);
         let transport = self.transport.clone();
-        let opened = async move { transport.bidirectional(Watches::WATCH, ReceiverStream::new(requests)).await };
+        let requests = ReceiverStream::new(requests);
+        let timeout = transport.options.timeout;
+        let opened = async move { transport.bidirectional(Watches::WATCH, requests, timeout).await };
         self.link = Link::Opening(Box::pin(opened), sender);
         let mut wanted: Vec<Key> =
             self.watches.iter().filter(|(_, watch)| watch.place != Place::Paused).map(|(key, _)| *key).collect();
