@@ -1,8 +1,7 @@
 //! Reading: [`range`] at once, [`RangeCursor`] in chunks of bounded memory.
 
 use crate::{
-    Change, KeyMeta, KeyRange, KeyValue, LeaseId, RangeReply, RangeRequest, Rejection, Rev, Revision, SortOrder,
-    SortTarget, View,
+    KeyMeta, KeyRange, KeyValue, RangeReply, RangeRequest, Rejection, Rev, Revision, SortOrder, SortTarget, View,
 };
 use alloc::vec::Vec;
 use bytes::Bytes;
@@ -142,22 +141,18 @@ fn values<V: View>(view: &V, hits: Vec<Hit>) -> Result<Vec<KeyValue>, V::Error> 
     hits.into_iter().map(|hit| value(view, hit.meta.modified)).collect()
 }
 
-fn value<V: View>(view: &V, rev: Rev) -> Result<KeyValue, V::Error> {
-    let record = view.record(rev)?;
-    Ok(match record.change {
-        Change::Put { create_revision, version, lease, value } => {
-            KeyValue { key: record.key, create_revision, mod_revision: record.rev.main, version, lease, value }
-        }
-        // The index names puts only; a view that gives something else is broken in a way that it should have reported.
-        Change::Delete => KeyValue {
-            key: record.key,
-            create_revision: Revision::ZERO,
-            mod_revision: record.rev.main,
-            version: 0,
-            lease: LeaseId::NONE,
-            value: Bytes::new(),
-        },
-    })
+/// The key-value that the put `rev` left behind.
+///
+/// # Errors
+/// The view's.
+///
+/// # Panics
+/// If the record is a delete. INVARIANT(index-names-puts): the index names the last put of each live key.
+pub(crate) fn value<V: View>(view: &V, rev: Rev) -> Result<KeyValue, V::Error> {
+    match view.record(rev)?.into_key_value() {
+        Some(kv) => Ok(kv),
+        None => unreachable!("the index names {rev} as a put, but it is a delete"),
+    }
 }
 
 impl Hit {

@@ -6,8 +6,9 @@
 
 use crate::apply::{Abort, Outcome};
 use crate::overlay::Overlay;
+use crate::range::value;
 use crate::{
-    Change, Compare, CompareResult, CompareTarget, DeleteRange, Delta, KeyMeta, KeyValue, LeaseId, Op, OpReply, Put,
+    Change, Compare, CompareResult, CompareTarget, DeleteRange, Delta, KeyMeta, LeaseId, Op, OpReply, Put,
     RangeRequest, Rejection, Reply, Rev, Revision, Txn, TxnReply, View, range,
 };
 use alloc::vec::Vec;
@@ -58,7 +59,7 @@ fn all_hold<V: View>(view: &V, compares: &[Compare]) -> Outcome<bool, V> {
 fn holds<V: View>(view: &V, compare: &Compare) -> Outcome<bool, V> {
     let field: fn(&KeyMeta) -> i64;
     let wanted = match &compare.target {
-        CompareTarget::Value(value) => return value_holds(view, compare, value),
+        CompareTarget::Value(wanted) => return value_holds(view, compare, wanted),
         CompareTarget::Version(version) => {
             field = |meta| meta.version;
             *version
@@ -94,12 +95,8 @@ fn value_holds<V: View>(view: &V, compare: &Compare, wanted: &Bytes) -> Outcome<
         ControlFlow::Continue(())
     });
     for rev in &revs {
-        let record = view.record(*rev).map_err(Abort::View)?;
-        let holds = match &record.change {
-            Change::Put { value, .. } => compare.result.admits(value.cmp(wanted)),
-            Change::Delete => false,
-        };
-        if !holds {
+        let present = value(view, *rev).map_err(Abort::View)?.value;
+        if !compare.result.admits(present.cmp(wanted)) {
             return Ok(false);
         }
     }
@@ -195,10 +192,10 @@ fn run_put<V: View>(overlay: &mut Overlay<'_, V>, put: &Put) -> Outcome<OpReply,
         return Err(Rejection::KeyNotFound.into());
     }
     let old = match present {
-        Some(meta) if put.prev_kv || put.ignore_value => key_value(overlay, meta.modified)?,
+        Some(meta) if put.prev_kv || put.ignore_value => Some(value(overlay, meta.modified).map_err(Abort::View)?),
         Some(_) | None => None,
     };
-    let value = match &old {
+    let new_value = match &old {
         Some(old) if put.ignore_value => old.value.clone(),
         Some(_) | None => put.value.clone(),
     };
@@ -207,7 +204,7 @@ fn run_put<V: View>(overlay: &mut Overlay<'_, V>, put: &Put) -> Outcome<OpReply,
         create_revision: present.map_or(revision, |meta| meta.create_revision),
         version: present.map_or(1, |meta| meta.version + 1),
         lease: if put.ignore_lease { present.map_or(LeaseId::NONE, |meta| meta.lease) } else { put.lease },
-        value,
+        value: new_value,
     };
     overlay.push(put.key.clone(), change, present.map(|meta| meta.modified));
     Ok(OpReply::Put { revision, prev_kv: old.filter(|_| put.prev_kv) })
@@ -222,7 +219,7 @@ fn run_delete<V: View>(overlay: &mut Overlay<'_, V>, delete: &DeleteRange) -> Ou
     let mut prev_kvs = Vec::new();
     if delete.prev_kv {
         for (_, rev) in &doomed {
-            prev_kvs.extend(key_value(overlay, *rev)?);
+            prev_kvs.push(value(overlay, *rev).map_err(Abort::View)?);
         }
     }
     let deleted = doomed.len() as i64;
@@ -231,8 +228,4 @@ fn run_delete<V: View>(overlay: &mut Overlay<'_, V>, delete: &DeleteRange) -> Ou
     }
     // A delete of nothing takes no revision by itself, but shares that of the transaction if it has one already.
     Ok(OpReply::DeleteRange { revision: overlay.revision(), deleted, prev_kvs })
-}
-
-fn key_value<V: View>(overlay: &Overlay<'_, V>, rev: Rev) -> Outcome<Option<KeyValue>, V> {
-    Ok(overlay.record(rev).map_err(Abort::View)?.key_value())
 }

@@ -175,15 +175,15 @@ pub enum Change {
 impl Record {
     /// The key-value that this put left behind; `None` for a delete.
     pub fn key_value(&self) -> Option<KeyValue> {
-        match &self.change {
-            Change::Put { create_revision, version, lease, value } => Some(KeyValue {
-                key: self.key.clone(),
-                create_revision: *create_revision,
-                mod_revision: self.rev.main,
-                version: *version,
-                lease: *lease,
-                value: value.clone(),
-            }),
+        self.clone().into_key_value()
+    }
+
+    /// The key-value that this put left behind; `None` for a delete.
+    pub fn into_key_value(self) -> Option<KeyValue> {
+        match self.change {
+            Change::Put { create_revision, version, lease, value } => {
+                Some(KeyValue { key: self.key, create_revision, mod_revision: self.rev.main, version, lease, value })
+            }
             Change::Delete => None,
         }
     }

@@ -1,16 +1,33 @@
 //! The bytes of what is kept: log entries, records, and the small tables. Nothing of gRPC.
 //!
 //! Building blocks: a *number* is an unsigned LEB128 of at most 64 bits (signed ones as two's complement); *bytes* are a
-//! number for the length, then as many bytes; a *tag* is one byte. Layouts:
+//! number for the length, then as many bytes; *tags*, *flags* and versions are one byte. `{ x }` is a count and as many
+//! `x`; `{ x }..` are as many `x` as there are to the end. What has no type here is a number.
 //!
 //! ```text
-//! entry   = version(1) time_ms:number { batch:bytes }*                   to the end
-//! batch   = version(1) origin:number first_seq:number { command }*       to the end
-//! command = 1 txn | 2 revision | 3 lease ttl | 4 lease | 5 count { lease remaining }*
-//!         | 6 member attributes | 7 member | 8 alarm | 9 alarm
-//! txn     = count { compare }* count { op }* count { op }*               compares, success, failure
-//! op      = 1 range-request | 2 put | 3 delete-range | 4 txn
-//! record  = 1 rev key put | 2 rev replaced:rev key put | 3 rev replaced:rev key | 4 rev key
+//! entry      = version=1 time_ms { batch as bytes }..
+//! batch      = version=1 origin first_seq { command }..
+//! command    = tag 1 txn | 2 revision | 3 lease ttl | 4 lease | 5 { lease remaining }
+//!                | 6 member attributes | 7 member | 8 alarm | 9 alarm
+//! txn        = { compare } { op } { op }                    compares, success, failure
+//! op         = tag 1 read | 2 put | 3 delete | 4 txn
+//! read       = flags(serializable keys_only count_only) range limit revision order:tag target:tag
+//!                min_mod max_mod min_create max_create
+//! put        = flags(prev_kv ignore_value ignore_lease) key:bytes value:bytes lease
+//! delete     = flags(prev_kv) range
+//! range      = tag 0 key:bytes | 1 start:bytes end:bytes | 2 start:bytes
+//! compare    = range result:tag tag 0 version | 1 create | 2 mod | 3 value:bytes | 4 lease
+//! attributes = name:bytes { url:bytes } data_dir_id
+//! alarm      = member kind:tag
+//!
+//! record     = tag 1 rev key:bytes value-of-put             a put that creates its key
+//!                | 2 rev replaced:rev key:bytes value-of-put
+//!                | 3 rev replaced:rev key:bytes             a delete
+//!                | 4 rev key:bytes                          a delete of nothing; never written
+//! rev        = revision sub
+//! value-of-put = create version lease value:bytes
+//!
+//! In the small tables, each with its own version in front: lease = id ttl remaining; attributes; alarm.
 //! ```
 //!
 //! Guarantees: decoding never panics and never allocates more than a small multiple of its input, whatever the input;

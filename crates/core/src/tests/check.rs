@@ -1,12 +1,17 @@
 //! What is refused before it is proposed.
 
+use super::samples::Samples;
 use super::script::check;
-use crate::{KeyRange, SortOrder, SortTarget};
-use crate::{Op, Put, RangeRequest, Rejection, TXN_DEPTH_MAX, Txn, check_txn};
+use crate::{
+    DeleteRange, KeyRange, Op, Put, RangeRequest, Rejection, Revision, SortOrder, SortTarget, TXN_DEPTH_MAX, Txn,
+    check_delete, check_put, check_range, check_txn,
+};
 use alloc::vec;
 use alloc::vec::Vec;
 use bytes::Bytes;
 use expect_test::expect;
+use proptest::collection::vec as vec_of;
+use proptest::prelude::*;
 
 fn put(key: u8) -> Op {
     Op::Put(Put { key: Bytes::copy_from_slice(&[key]), ..Put::default() })
@@ -144,5 +149,89 @@ fn sorts_and_filters_cannot_be_streamed() {
     assert!(plain.is_streamable());
     assert!(!RangeRequest { sort_order: SortOrder::Descend, ..plain.clone() }.is_streamable());
     assert!(!RangeRequest { sort_target: SortTarget::Mod, ..plain.clone() }.is_streamable());
-    assert!(!RangeRequest { max_create_revision: crate::Revision::INITIAL, ..plain }.is_streamable());
+    assert!(!RangeRequest { max_create_revision: Revision::INITIAL, ..plain }.is_streamable());
+}
+
+/// The rule for duplicate keys with lists only: what a list of ops puts and deletes, or `None` if it may not.
+fn naive_writes(ops: &[Op]) -> Option<(Vec<Bytes>, Vec<KeyRange>)> {
+    let mut puts: Vec<Bytes> = Vec::new();
+    let mut deletes: Vec<KeyRange> = Vec::new();
+    let hit = |deletes: &[KeyRange], key: &Bytes| {
+        deletes.iter().any(|range| !matches!(range, KeyRange::From { .. }) && range.contains(key))
+    };
+    for op in ops {
+        if let Op::DeleteRange(delete) = op {
+            deletes.push(delete.range.clone());
+        }
+    }
+    for op in ops {
+        if let Op::Txn(nested) = op {
+            let (success_puts, success_deletes) = naive_writes(&nested.success)?;
+            let (failure_puts, failure_deletes) = naive_writes(&nested.failure)?;
+            let before = puts.clone();
+            for key in success_puts.into_iter().chain(failure_puts) {
+                if before.contains(&key) || hit(&deletes, &key) {
+                    return None;
+                }
+                puts.push(key);
+            }
+            deletes.extend(success_deletes);
+            deletes.extend(failure_deletes);
+        }
+    }
+    for op in ops {
+        if let Op::Put(put) = op {
+            if puts.contains(&put.key) || hit(&deletes, &put.key) {
+                return None;
+            }
+            puts.push(put.key.clone());
+        }
+    }
+    Some((puts, deletes))
+}
+
+fn first_bad_op(ops: &[Op]) -> Result<(), Rejection> {
+    for op in ops {
+        match op {
+            Op::Range(request) => check_range(request)?,
+            Op::Put(put) => check_put(put)?,
+            Op::DeleteRange(delete) => check_delete(delete)?,
+            Op::Txn(nested) => {
+                first_bad_op(&nested.success)?;
+                first_bad_op(&nested.failure)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn duplicate_keys_are_found_as_by_the_naive_rule(
+        success in vec_of(Samples::few().op(2), 0..5),
+        failure in vec_of(Samples::few().op(1), 0..3),
+    ) {
+        let sound = naive_writes(&success).is_some() && naive_writes(&failure).is_some();
+        let expected = first_bad_op(&success).and_then(|()| first_bad_op(&failure)).and(if sound {
+            Ok(())
+        } else {
+            Err(Rejection::DuplicateKey)
+        });
+        prop_assert_eq!(check_txn(&Txn { compares: vec![], success, failure }, 128), expected);
+    }
+
+    #[test]
+    fn a_put_collides_with_any_interval_around_it(intervals in vec_of((1..20u8, 1..20u8), 1..6), key in 1..20u8) {
+        let bytes = |byte: u8| Bytes::copy_from_slice(&[byte]);
+        let delete = |&(start, end): &(u8, u8)| {
+            let range = KeyRange::Interval { start: bytes(start), end: bytes(end) };
+            Op::DeleteRange(DeleteRange { range, prev_kv: false })
+        };
+        let collides = intervals.iter().any(|&(start, end)| start <= key && key < end);
+        let success = intervals.iter().map(delete).chain([put(key)]).collect();
+        let expected = if collides { Err(Rejection::DuplicateKey) } else { Ok(()) };
+        prop_assert_eq!(check_txn(&Txn { success, ..Txn::default() }, 128), expected);
+    }
 }

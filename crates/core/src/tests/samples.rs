@@ -70,7 +70,7 @@ impl Samples {
             .boxed()
     }
 
-    fn op(&self, depth: u32) -> BoxedStrategy<Op> {
+    pub(super) fn op(&self, depth: u32) -> BoxedStrategy<Op> {
         let flat = prop_oneof![
             2 => self.range_request().prop_map(Op::Range),
             4 => self.put().prop_map(Op::Put),

@@ -1,6 +1,10 @@
 //! The rules, one transcript each.
 
 use super::script::check;
+use crate::testing::MemoryView;
+use crate::{Command, KeyRange, Op, Put, RangeCursor, RangeRequest, Rejection, Revision, Txn};
+use alloc::vec::Vec;
+use bytes::Bytes;
 use expect_test::expect;
 
 #[test]
@@ -509,4 +513,29 @@ fn streams_cut_a_range_in_chunks() {
             6 rejected: etcdserver: mvcc: required revision is a future revision
         "#]],
     );
+}
+
+#[test]
+fn a_cursor_stays_at_its_revision() {
+    let put = |key: &'static str| {
+        Command::Txn(Txn::of(Op::Put(Put { key: Bytes::from_static(key.as_bytes()), ..Put::default() })))
+    };
+    let mut view = MemoryView::new();
+    for key in ["a", "b", "c"] {
+        view.run(&put(key)).expect("the state is consistent");
+    }
+    let everything = KeyRange::From { start: Bytes::from_static(b"\0") };
+    let mut cursor = RangeCursor::new(&view, &RangeRequest::new(everything)).expect("the newest revision");
+    let mut next = |view: &MemoryView| {
+        let chunk = cursor.next_chunk(view, 1, 100).expect("the state is consistent")?;
+        Ok(chunk.kvs.into_iter().map(|kv| (kv.key, kv.version)).collect::<Vec<_>>())
+    };
+    assert_eq!(next(&view), Ok([(Bytes::from_static(b"a"), 1)].into()));
+    view.run(&put("aa")).expect("the state is consistent");
+    view.run(&put("b")).expect("the state is consistent");
+    assert_eq!(next(&view), Ok([(Bytes::from_static(b"b"), 1)].into()));
+    view.run(&Command::Compact { revision: Revision::new(4) }).expect("the state is consistent");
+    assert_eq!(next(&view), Ok([(Bytes::from_static(b"c"), 1)].into()), "its own revision is still readable");
+    view.run(&Command::Compact { revision: Revision::new(5) }).expect("the state is consistent");
+    assert_eq!(next(&view), Err(Rejection::Compacted));
 }
