@@ -1,1 +1,19 @@
-//! Whole-cluster tests.
+//! The harness of the whole-cluster tests: real server processes, real faults, and a check of what clients saw.
+//!
+//! - [`cluster`] starts members as processes, and kills, pauses and restarts them; [`network`] puts each into a network
+//!   namespace of its own, so that links can be cut.
+//! - [`client`] speaks etcd's API to one chosen member; [`load`] keeps many clients busy and writes down what each saw.
+//! - [`history`] holds what they saw, and [`checker`] decides whether a linearizable store can have answered so.
+//! - [`tools`] finds the programs of others that the tests drive.
+//!
+//! The harness knows etcd's command line and wire API and nothing of how a server works, so the same tests run on etcd
+//! itself: `QUORATE_BIN=/usr/bin/etcd cargo nextest run -p quorate-tests`. A test that etcd fails is a wrong test.
+
+pub mod checker;
+pub mod client;
+pub mod cluster;
+pub mod history;
+pub mod load;
+pub mod network;
+pub mod server;
+pub mod tools;

@@ -1,0 +1,459 @@
+//! A cluster of real server processes on this machine.
+//!
+//! Dropping it kills the processes and removes their data; if the test failed, the data stays and the ends of the logs are
+//! printed.
+
+use std::fs::{File, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use quorate_proto::etcdserverpb::{HashKvRequest, MemberListRequest};
+use tempfile::TempDir;
+
+use crate::client::Client;
+use crate::network::{Namespaces, Network, NetworkKind};
+use crate::server::Server;
+use crate::tools::{scratch_dir, skip};
+
+/// How long a member may take until it serves, and a cluster until it has a leader.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What to start.
+#[derive(Clone, Debug)]
+pub struct ClusterSpec {
+    /// Members.
+    pub nodes: usize,
+    /// Storage engines, dealt out to the members in turn; empty for the default. Quorate only.
+    pub engines: Vec<&'static str>,
+    /// Flags of every member, beside those that make up the cluster.
+    pub flags: Vec<String>,
+    /// Where they listen.
+    pub network: NetworkKind,
+}
+
+impl ClusterSpec {
+    /// `nodes` members on loopback. Three or more have both engines among them, so that they check each other.
+    pub fn new(nodes: usize) -> ClusterSpec {
+        let engines = if nodes >= 3 { vec!["redb", "sled"] } else { Vec::new() };
+        ClusterSpec { nodes, engines, flags: Vec::new(), network: NetworkKind::Loopback }
+    }
+
+    /// The same with one more flag.
+    pub fn flag(mut self, flag: &str) -> ClusterSpec {
+        self.flags.push(flag.to_owned());
+        self
+    }
+
+    /// The same with a network namespace for each member.
+    pub fn in_namespaces(mut self) -> ClusterSpec {
+        self.network = NetworkKind::Namespaces;
+        self
+    }
+}
+
+#[derive(Debug)]
+struct Member {
+    client: String,
+    peer: String,
+    engine: Option<&'static str>,
+    /// `--initial-cluster` and `--initial-cluster-state` of its first start.
+    join: [String; 2],
+    process: Option<Child>,
+    paused: bool,
+}
+
+/// A running cluster.
+#[derive(Debug)]
+pub struct Cluster {
+    server: Server,
+    spec: ClusterSpec,
+    members: Vec<Member>,
+    dir: Option<TempDir>,
+    // Last, so that the processes are gone before their network.
+    network: Network,
+}
+
+impl Cluster {
+    /// Starts a cluster and waits for its leader. `None`, with the reason printed, where the test cannot run.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub async fn start(spec: ClusterSpec) -> Option<Cluster> {
+        let server = Server::find().expect("a server binary");
+        if !server.serves() {
+            // Not `skip`: CI is green while the server is being written.
+            println!("skipped: needs quorate server");
+            return None;
+        }
+        if spec.network == NetworkKind::Namespaces
+            && let Err(error) = Namespaces::permitted()
+        {
+            skip(&format!("network namespaces (root, Debian iproute2): {error:#}"));
+            return None;
+        }
+        let mut cluster = Cluster::create(server, spec).expect("a cluster");
+        for member in 0..cluster.len() {
+            cluster.spawn(member).expect("a member starts");
+        }
+        cluster.wait_leader().await;
+        cluster.wait_serving().await;
+        Some(cluster)
+    }
+
+    fn create(server: Server, spec: ClusterSpec) -> Result<Cluster> {
+        let mut network = Network::new(spec.network)?;
+        let addresses: Vec<_> = (0..spec.nodes).map(|index| network.add(index)).collect::<Result<_>>()?;
+        let all: Vec<String> =
+            addresses.iter().enumerate().map(|(index, (_, peer))| format!("m{index}=http://{peer}")).collect();
+        let members = addresses
+            .into_iter()
+            .enumerate()
+            .map(|(index, (client, peer))| Member {
+                client,
+                peer,
+                engine: engine(&spec, index),
+                join: [all.join(","), "new".to_owned()],
+                process: None,
+                paused: false,
+            })
+            .collect();
+        Ok(Cluster { server, spec, members, dir: Some(scratch_dir()?), network })
+    }
+
+    /// Members ever started, removed ones included.
+    pub fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    /// Whether there is no member.
+    pub fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    /// Whether the members run Quorate, not etcd.
+    pub fn is_quorate(&self) -> bool {
+        self.server.is_quorate()
+    }
+
+    /// The client URL of a member.
+    pub fn endpoint(&self, member: usize) -> String {
+        format!("http://{}", self.members[member].client)
+    }
+
+    /// The client URLs of all members.
+    pub fn endpoints(&self) -> Vec<String> {
+        (0..self.len()).map(|member| self.endpoint(member)).collect()
+    }
+
+    /// The peer URL of a member.
+    pub fn peer_url(&self, member: usize) -> String {
+        format!("http://{}", self.members[member].peer)
+    }
+
+    /// A client of one member with a deadline of five seconds.
+    pub fn client(&self, member: usize) -> Client {
+        Client::new(&self.endpoint(member), Duration::from_secs(5))
+    }
+
+    /// The links between the members.
+    ///
+    /// # Panics
+    /// Unless the cluster was started in namespaces.
+    pub fn links(&self) -> &Namespaces {
+        self.network.namespaces()
+    }
+
+    /// Data, logs and whatever the test wants to keep.
+    ///
+    /// # Panics
+    /// Never while the cluster lives.
+    pub fn dir(&self) -> &Path {
+        self.dir.as_ref().expect("the directory lives as long as the cluster").path()
+    }
+
+    /// The data directory of a member.
+    pub fn data_dir(&self, member: usize) -> PathBuf {
+        self.dir().join(format!("m{member}"))
+    }
+
+    fn log_path(&self, member: usize) -> PathBuf {
+        self.dir().join(format!("m{member}.log"))
+    }
+
+    fn spawn(&mut self, member: usize) -> Result<()> {
+        let log: File = OpenOptions::new().create(true).append(true).open(self.log_path(member))?;
+        let mut command = self.server.command();
+        let Member { client, peer, engine, join: [initial_cluster, state], .. } = &self.members[member];
+        command
+            .args(["--name", &format!("m{member}")])
+            .args(["--data-dir".as_ref(), self.data_dir(member).as_os_str()])
+            .args(["--listen-client-urls", &format!("http://{client}")])
+            .args(["--advertise-client-urls", &format!("http://{client}")])
+            .args(["--listen-peer-urls", &format!("http://{peer}")])
+            .args(["--initial-advertise-peer-urls", &format!("http://{peer}")])
+            .args(["--initial-cluster", initial_cluster, "--initial-cluster-state", state])
+            .args(["--initial-cluster-token", "test"])
+            .args(&self.spec.flags);
+        if self.server.is_quorate() {
+            if let Some(engine) = engine {
+                command.args(["--storage-engine", engine]);
+            }
+            if self.spec.network == NetworkKind::Namespaces {
+                // These addresses are not loopback, and they have no TLS.
+                command.arg("--insecure");
+            }
+        }
+        let mut command = self.network.inside(member, command);
+        let child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
+        self.members[member].process = Some(child);
+        Ok(())
+    }
+
+    /// Ends a member's process as a crash would.
+    ///
+    /// # Panics
+    /// When it is not running.
+    pub fn kill9(&mut self, member: usize) {
+        let process = self.members[member].process.as_mut().expect("a running member");
+        process.kill().expect("SIGKILL");
+        process.wait().expect("its end");
+        self.members[member].process = None;
+        self.members[member].paused = false;
+    }
+
+    /// Pauses a member's process: it keeps its connections and answers nothing.
+    ///
+    /// # Panics
+    /// When it is not running.
+    pub fn stop(&mut self, member: usize) {
+        self.signal(member, "-STOP");
+        self.members[member].paused = true;
+    }
+
+    /// Lets a paused member go on.
+    ///
+    /// # Panics
+    /// When it is not running.
+    pub fn cont(&mut self, member: usize) {
+        self.signal(member, "-CONT");
+        self.members[member].paused = false;
+    }
+
+    /// Asks a member to end, and waits for it.
+    ///
+    /// # Panics
+    /// When it is not running, or does not end in time.
+    pub async fn terminate(&mut self, member: usize) -> ExitStatus {
+        self.signal(member, "-TERM");
+        self.wait_exit(member, PATIENCE).await.expect("a member ends when it is asked to")
+    }
+
+    fn signal(&self, member: usize, signal: &str) {
+        let process = self.members[member].process.as_ref().expect("a running member");
+        let pid = process.id().to_string();
+        let status = Command::new("kill").args([signal, &pid]).status().expect("kill");
+        assert!(status.success(), "kill {signal} {pid}: {status}");
+    }
+
+    /// Waits until a member has ended by itself; `None` if it has not.
+    ///
+    /// # Panics
+    /// When it was not running.
+    pub async fn wait_exit(&mut self, member: usize, patience: Duration) -> Option<ExitStatus> {
+        let deadline = Instant::now() + patience;
+        let process = self.members[member].process.as_mut().expect("a running member");
+        while Instant::now() < deadline {
+            if let Some(status) = process.try_wait().expect("the state of a child") {
+                self.members[member].process = None;
+                return Some(status);
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        None
+    }
+
+    /// Starts a member that has ended, on the data that it left.
+    ///
+    /// # Panics
+    /// When it is still running or cannot be started.
+    pub fn restart(&mut self, member: usize) {
+        assert!(self.members[member].process.is_none(), "m{member} is still running");
+        self.spawn(member).expect("a member starts");
+    }
+
+    /// Adds a member to the processes, not yet to the cluster's membership, and gives its number. Start it by
+    /// [`restart`](Self::restart) once the membership has it.
+    ///
+    /// # Panics
+    /// When there is no port or namespace for it.
+    pub fn prepare_member(&mut self) -> usize {
+        self.prepare_beside(&|_| true)
+    }
+
+    /// As [`prepare_member`](Self::prepare_member), in place of a member that was removed.
+    ///
+    /// # Panics
+    /// When there is no port or namespace for it.
+    pub fn prepare_replacement(&mut self, removed: usize) -> usize {
+        self.prepare_beside(&|member| member != removed)
+    }
+
+    fn prepare_beside(&mut self, is_member: &dyn Fn(usize) -> bool) -> usize {
+        let index = self.len();
+        let (client, peer) = self.network.add(index).expect("an address");
+        let others = self.members.iter().enumerate().filter(|(i, _)| is_member(*i));
+        let mut all: Vec<String> = others.map(|(i, member)| format!("m{i}=http://{}", member.peer)).collect();
+        all.push(format!("m{index}=http://{peer}"));
+        let join = [all.join(","), "existing".to_owned()];
+        let engine = engine(&self.spec, index);
+        self.members.push(Member { client, peer, engine, join, process: None, paused: false });
+        index
+    }
+
+    /// The members whose processes run and are not paused.
+    pub fn running(&self) -> Vec<usize> {
+        let runs = |member: &Member| member.process.is_some() && !member.paused;
+        self.members.iter().enumerate().filter(|(_, member)| runs(member)).map(|(index, _)| index).collect()
+    }
+
+    /// The member that leads, as it says itself; `None` if no running member does.
+    pub async fn leader(&self) -> Option<usize> {
+        let mut leader = None;
+        for member in self.running() {
+            let client = Client::new(&self.endpoint(member), Duration::from_secs(1));
+            let Ok(status) = client.status().await else { continue };
+            let Some(header) = status.header else { continue };
+            if status.leader != 0 && status.leader == header.member_id {
+                // Of two that think so, the one with the higher term is right.
+                leader = leader.max(Some((header.raft_term, member)));
+            }
+        }
+        leader.map(|(_, member)| member)
+    }
+
+    /// Waits until a running member leads.
+    ///
+    /// # Panics
+    /// When none does in time.
+    pub async fn wait_leader(&self) -> usize {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(leader) = self.leader().await {
+                return leader;
+            }
+            assert!(Instant::now() < deadline, "no leader among {:?} after {PATIENCE:?}", self.running());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Waits until every running member answers a linearizable read.
+    ///
+    /// # Panics
+    /// When one does not in time.
+    pub async fn wait_serving(&self) {
+        for member in self.running() {
+            self.wait_member_serving(member).await;
+        }
+    }
+
+    /// Waits until one member answers a linearizable read.
+    ///
+    /// # Panics
+    /// When it does not in time.
+    pub async fn wait_member_serving(&self, member: usize) {
+        let deadline = Instant::now() + PATIENCE;
+        let client = Client::new(&self.endpoint(member), Duration::from_secs(2));
+        loop {
+            match client.get("probe", false).await {
+                Ok(_) => return,
+                Err(status) => assert!(Instant::now() < deadline, "m{member} after {PATIENCE:?}: {status}"),
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// The id that the cluster gave a member, by its peer URL.
+    ///
+    /// # Errors
+    /// When the membership does not have it, or cannot be asked through member `via`.
+    pub async fn member_id(&self, via: usize, member: usize) -> Result<u64> {
+        let client = self.client(via);
+        let list = client.within(client.cluster().member_list(MemberListRequest { linearizable: true })).await?;
+        let url = self.peer_url(member);
+        let found = list.members.iter().find(|found| found.peer_urls.contains(&url));
+        found.map(|found| found.id).with_context(|| format!("{url} is not in {:?}", list.members))
+    }
+
+    /// Checks that all running members hold the same at the same revision.
+    ///
+    /// # Panics
+    /// When they do not, or cannot be asked.
+    pub async fn assert_replicas_equal(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            // Compaction is applied everywhere, but not at the same moment.
+            match self.compare_replicas().await {
+                Ok(revision) => return println!("replicas are equal at revision {revision}"),
+                Err(error) => assert!(Instant::now() < deadline, "{error:#}"),
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    async fn compare_replicas(&self) -> Result<i64> {
+        let running = self.running();
+        let Some(&first) = running.first() else { bail!("no member runs") };
+        let (revision, _) = self.client(first).get("probe", false).await?;
+        let mut hashes = Vec::new();
+        for member in running {
+            let client = self.client(member);
+            // Once it has answered a linearizable read, it has everything up to this revision.
+            client.get("probe", false).await?;
+            let answer = client.within(client.maintenance().hash_kv(HashKvRequest { revision })).await?;
+            hashes.push((member, answer.compact_revision, answer.hash));
+        }
+        let same = hashes.windows(2).all(|pair| (pair[0].1, pair[0].2) == (pair[1].1, pair[1].2));
+        if !same {
+            bail!("at revision {revision} the members hold different data (member, compacted, hash): {hashes:?}");
+        }
+        Ok(revision)
+    }
+}
+
+fn engine(spec: &ClusterSpec, index: usize) -> Option<&'static str> {
+    // `cycle` of nothing is nothing.
+    spec.engines.iter().cycle().nth(index).copied()
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for member in &mut self.members {
+            if let Some(process) = &mut member.process {
+                // It may have ended by itself; either way it is gone afterwards. SIGKILL ends a paused process too.
+                let _ = process.kill();
+                let _ = process.wait();
+            }
+        }
+        if std::thread::panicking() {
+            for member in 0..self.len() {
+                print_log_end(&self.log_path(member));
+            }
+            if let Some(dir) = self.dir.take() {
+                println!("data and logs are kept in {}", dir.keep().display());
+            }
+        }
+    }
+}
+
+fn print_log_end(path: &Path) {
+    const LINES: usize = 15;
+    let text = std::fs::read(path).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<&str> = text.lines().collect();
+    println!("--- the end of {}", path.display());
+    for line in &lines[lines.len().saturating_sub(LINES)..] {
+        println!("{}", line.chars().take(400).collect::<String>());
+    }
+}

@@ -1,0 +1,154 @@
+//! Members come and go while the cluster serves.
+
+use std::time::{Duration, Instant};
+
+use quorate_proto::etcdserverpb::{MemberAddRequest, MemberListRequest, MemberPromoteRequest, MemberRemoveRequest};
+use quorate_tests::cluster::{Cluster, ClusterSpec, PATIENCE};
+use tonic::Code;
+
+async fn add(cluster: &Cluster, via: usize, member: usize, is_learner: bool) -> u64 {
+    let client = cluster.client(via);
+    let request = MemberAddRequest { peer_urls: vec![cluster.peer_url(member)], is_learner };
+    let answer = client.within(client.cluster().member_add(request)).await.expect("member add");
+    let added = answer.member.expect("the new member");
+    assert_eq!(added.is_learner, is_learner);
+    added.id
+}
+
+async fn remove(cluster: &Cluster, via: usize, id: u64) {
+    let client = cluster.client(via);
+    client.within(client.cluster().member_remove(MemberRemoveRequest { id })).await.expect("member remove");
+}
+
+/// Promotes a learner; it may still have to catch up.
+async fn promote(cluster: &Cluster, via: usize, id: u64) {
+    let client = cluster.client(via);
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match client.within(client.cluster().member_promote(MemberPromoteRequest { id })).await {
+            Ok(_) => return,
+            Err(status) => {
+                assert_eq!(status.code(), Code::FailedPrecondition, "{status}");
+                assert!(Instant::now() < deadline, "{status}");
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+async fn fill(cluster: &Cluster, prefix: &str, count: usize) {
+    let client = cluster.client(0);
+    for number in 0..count {
+        client.put(&format!("{prefix}/{number}"), "value").await.expect("a put");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_learner_is_added_and_promoted_and_then_counts() {
+    let Some(mut cluster) = Cluster::start(ClusterSpec::new(3)).await else { return };
+    fill(&cluster, "before", 50).await;
+    let learner = cluster.prepare_member();
+    let id = add(&cluster, 0, learner, true).await;
+    cluster.restart(learner);
+
+    promote(&cluster, 0, id).await;
+    cluster.wait_member_serving(learner).await;
+    fill(&cluster, "after", 10).await;
+    let found = cluster.client(learner).get_prefix("before").await.expect("a read from the new member");
+    assert_eq!(found.count, 50);
+    cluster.assert_replicas_equal().await;
+
+    let client = cluster.client(learner);
+    let list = client.within(client.cluster().member_list(MemberListRequest { linearizable: true })).await;
+    let members = list.expect("member list").members;
+    assert_eq!(members.len(), 4);
+    assert!(members.iter().all(|member| !member.is_learner && !member.client_urls.is_empty()), "{members:?}");
+
+    // Of four, three are a quorum: with the new member's vote, and without an old one's.
+    let old = (0..3).find(|&member| member != 0).expect("three members");
+    cluster.kill9(old);
+    cluster.wait_leader().await;
+    fill(&cluster, "quorum", 5).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_learner_serves_only_what_needs_no_vote() {
+    let Some(mut cluster) = Cluster::start(ClusterSpec::new(1)).await else { return };
+    fill(&cluster, "key", 5).await;
+    let learner = cluster.prepare_member();
+    add(&cluster, 0, learner, true).await;
+    cluster.restart(learner);
+
+    let client = cluster.client(learner);
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        // The learner answers as soon as it runs, but has the data only when it has caught up.
+        if let Ok((_, Some(kv))) = client.get("key/4", true).await {
+            assert_eq!(kv.value, "value");
+            break;
+        }
+        assert!(Instant::now() < deadline, "no serializable read from the learner");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let refused = client.get("key/4", false).await.expect_err("a linearizable read from a learner");
+    assert_eq!((refused.code(), refused.message()), (Code::Unavailable, "etcdserver: rpc not supported for learner"));
+    let refused = client.put("key/4", "other").await.expect_err("a write to a learner");
+    assert_eq!(refused.code(), Code::Unavailable);
+    assert!(client.status().await.expect("status").is_learner);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removed_member_stops() {
+    let Some(mut cluster) = Cluster::start(ClusterSpec::new(3)).await else { return };
+    let leader = cluster.wait_leader().await;
+    let removed = (leader + 1) % 3;
+    let id = cluster.member_id(leader, removed).await.expect("its id");
+    remove(&cluster, leader, id).await;
+    cluster.wait_exit(removed, PATIENCE).await.expect("a removed member ends by itself");
+
+    // And it cannot come back on its old data.
+    cluster.restart(removed);
+    cluster.wait_exit(removed, PATIENCE).await.expect("a removed member ends again");
+    cluster.client(leader).put("after", "x").await.expect("two of two members serve");
+    cluster.assert_replicas_equal().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_leader_removes_itself() {
+    let Some(mut cluster) = Cluster::start(ClusterSpec::new(3)).await else { return };
+    let leader = cluster.wait_leader().await;
+    let id = cluster.member_id(leader, leader).await.expect("its id");
+    remove(&cluster, leader, id).await;
+    cluster.wait_exit(leader, PATIENCE).await.expect("a removed leader ends by itself");
+    let next = cluster.wait_leader().await;
+    assert_ne!(next, leader);
+    cluster.wait_serving().await;
+    cluster.client(next).put("after", "x").await.expect("two of two members serve");
+    cluster.assert_replicas_equal().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_lost_its_data_is_refused() {
+    let Some(mut cluster) = Cluster::start(ClusterSpec::new(3)).await else { return };
+    let leader = cluster.wait_leader().await;
+    let wiped = (leader + 1) % 3;
+    fill(&cluster, "key", 20).await;
+    cluster.kill9(wiped);
+    std::fs::remove_dir_all(cluster.data_dir(wiped)).expect("the data directory is removed");
+
+    // It was part of this cluster: with its vote and without its log it could elect a leader that lacks what it had
+    // acknowledged.
+    cluster.restart(wiped);
+    let status = cluster.wait_exit(wiped, PATIENCE).await.expect("a wiped member does not start");
+    assert!(!status.success(), "{status}");
+
+    // The way back: out, and in again as somebody new.
+    let id = cluster.member_id(leader, wiped).await.expect("its id");
+    remove(&cluster, leader, id).await;
+    let replacement = cluster.prepare_replacement(wiped);
+    add(&cluster, leader, replacement, false).await;
+    cluster.restart(replacement);
+    cluster.wait_member_serving(replacement).await;
+    assert_eq!(cluster.client(replacement).get_prefix("key").await.expect("a read").count, 20);
+    cluster.assert_replicas_equal().await;
+}
