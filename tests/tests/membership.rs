@@ -3,13 +3,30 @@
 use std::time::{Duration, Instant};
 
 use quorate_proto::etcdserverpb::{MemberAddRequest, MemberListRequest, MemberPromoteRequest, MemberRemoveRequest};
+use quorate_tests::client::Client;
 use quorate_tests::cluster::{Cluster, ClusterSpec, PATIENCE};
-use tonic::Code;
+use tonic::{Code, Status};
+
+/// Repeats a membership change until it is accepted: a server may want to see its peers healthy for a while, or a
+/// learner caught up, before it agrees. Any other refusal fails the test.
+async fn change<T>(client: &Client, call: impl AsyncFn() -> Result<tonic::Response<T>, Status>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match client.within(call()).await {
+            Ok(answer) => return answer,
+            Err(status) => {
+                let wait = matches!(status.code(), Code::Unavailable | Code::FailedPrecondition);
+                assert!(wait && Instant::now() < deadline, "{status}");
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
 
 async fn add(cluster: &Cluster, via: usize, member: usize, is_learner: bool) -> u64 {
     let client = cluster.client(via);
     let request = MemberAddRequest { peer_urls: vec![cluster.peer_url(member)], is_learner };
-    let answer = client.within(client.cluster().member_add(request)).await.expect("member add");
+    let answer = change(&client, async || client.cluster().member_add(request.clone()).await).await;
     let added = answer.member.expect("the new member");
     assert_eq!(added.is_learner, is_learner);
     added.id
@@ -17,23 +34,12 @@ async fn add(cluster: &Cluster, via: usize, member: usize, is_learner: bool) -> 
 
 async fn remove(cluster: &Cluster, via: usize, id: u64) {
     let client = cluster.client(via);
-    client.within(client.cluster().member_remove(MemberRemoveRequest { id })).await.expect("member remove");
+    change(&client, async || client.cluster().member_remove(MemberRemoveRequest { id }).await).await;
 }
 
-/// Promotes a learner; it may still have to catch up.
 async fn promote(cluster: &Cluster, via: usize, id: u64) {
     let client = cluster.client(via);
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        match client.within(client.cluster().member_promote(MemberPromoteRequest { id })).await {
-            Ok(_) => return,
-            Err(status) => {
-                assert_eq!(status.code(), Code::FailedPrecondition, "{status}");
-                assert!(Instant::now() < deadline, "{status}");
-            }
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    change(&client, async || client.cluster().member_promote(MemberPromoteRequest { id }).await).await;
 }
 
 async fn fill(cluster: &Cluster, prefix: &str, count: usize) {
