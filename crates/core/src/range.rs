@@ -241,6 +241,9 @@ pub struct RangeTotals {
     pub count: i64,
 }
 
+/// Keys that a cursor looks up before it reads their records: a chunk that fills up early has not looked far in vain.
+const KEYS_PER_LOOK: usize = 256;
+
 impl RangeCursor {
     /// Pins the revision: that of the request, or the newest one of `view`.
     ///
@@ -271,30 +274,35 @@ impl RangeCursor {
         if self.at < view.compacted() {
             return Ok(Err(Rejection::Compacted));
         }
-        let wanted = keys_max.max(1).min(self.left);
-        let (found, more) = self.look_ahead(view, wanted);
-        let found_count = found.len();
-        let mut kvs: Vec<KeyValue> = Vec::with_capacity(found_count);
+        let keys_max = keys_max.max(1);
+        let mut kvs: Vec<KeyValue> = Vec::new();
         let mut bytes = 0;
-        for (key, meta) in found {
-            if !kvs.is_empty() && bytes >= bytes_max {
-                break;
+        loop {
+            let wanted = (keys_max - kvs.len()).min(self.left).min(KEYS_PER_LOOK);
+            let (found, more) = self.look_ahead(view, wanted);
+            for (key, meta) in found {
+                if !kvs.is_empty() && bytes >= bytes_max {
+                    return Ok(Ok(RangeChunk { kvs, totals: None }));
+                }
+                let kv = self.read(view, key, meta)?;
+                bytes += kv.key.len() + kv.value.len();
+                self.rest = self.rest.clone().after(&kv.key);
+                self.left -= 1;
+                kvs.push(kv);
             }
-            let kv =
-                if self.request.keys_only { Hit { key, meta }.without_value() } else { value(view, meta.modified)? };
-            bytes += kv.key.len() + kv.value.len();
-            kvs.push(kv);
+            if !more || self.left == 0 {
+                let more = more && !self.request.count_only;
+                let count = view.count(&self.request.range, self.at);
+                return Ok(Ok(RangeChunk { kvs, totals: Some(RangeTotals { more, count }) }));
+            }
+            if kvs.len() == keys_max {
+                return Ok(Ok(RangeChunk { kvs, totals: None }));
+            }
         }
-        self.left -= kvs.len();
-        let done = kvs.len() == found_count && (!more || self.left == 0);
-        if let Some(last) = kvs.last() {
-            self.rest = self.rest.clone().after(&last.key);
-        }
-        let totals = done.then(|| RangeTotals {
-            more: more && !self.request.count_only,
-            count: view.count(&self.request.range, self.at),
-        });
-        Ok(Ok(RangeChunk { kvs, totals }))
+    }
+
+    fn read<V: View>(&self, view: &V, key: Bytes, meta: KeyMeta) -> Result<KeyValue, V::Error> {
+        if self.request.keys_only { Ok(Hit { key, meta }.without_value()) } else { value(view, meta.modified) }
     }
 
     /// The next `wanted` keys, and whether there is one more.

@@ -4,6 +4,8 @@
 //! number for the length, then as many bytes; *tags*, *flags* and versions are one byte. `{ x }` is a count and as many
 //! `x`; `{ x }..` are as many `x` as there are to the end. What has no type here is a number.
 //!
+//! Tags of enumerations count from 0 in the order of their declaration; alarms count from 1.
+//!
 //! ```text
 //! entry      = version=1 time_ms { batch as bytes }..
 //! batch      = version=1 origin first_seq { command }..

@@ -2,7 +2,7 @@
 
 use super::script::check;
 use crate::testing::MemoryView;
-use crate::{Command, KeyRange, Op, Put, RangeCursor, RangeRequest, Rejection, Revision, Txn};
+use crate::{Command, KeyRange, Op, Put, RangeCursor, RangeRequest, Rejection, Revision, Txn, range};
 use alloc::vec::Vec;
 use bytes::Bytes;
 use expect_test::expect;
@@ -538,4 +538,30 @@ fn a_cursor_stays_at_its_revision() {
     assert_eq!(next(&view), Ok([(Bytes::from_static(b"c"), 1)].into()), "its own revision is still readable");
     view.run(&Command::Compact { revision: Revision::new(5) }).expect("the state is consistent");
     assert_eq!(next(&view), Err(Rejection::Compacted));
+}
+
+#[test]
+fn a_cursor_reads_more_keys_than_it_looks_up_at_once() {
+    let mut view = MemoryView::new();
+    for number in 0..600u32 {
+        let put = Put { key: Bytes::copy_from_slice(&number.to_be_bytes()), ..Put::default() };
+        view.run(&Command::Txn(Txn::of(Op::Put(put)))).expect("the state is consistent");
+    }
+    let everything = RangeRequest::new(KeyRange::From { start: Bytes::from_static(b"\0") });
+    let expected = range(&view, &everything).expect("the state is consistent").expect("the newest revision");
+    // Keys and bytes of a chunk at most, and how many keys each chunk then has. A key here has 4 bytes.
+    for (keys_max, bytes_max, sizes) in
+        [(1000, 1 << 20, &[600][..]), (400, 1 << 20, &[400, 200]), (1000, 1200, &[300, 300]), (300, 1, &[1; 600])]
+    {
+        let mut cursor = RangeCursor::new(&view, &everything).expect("the newest revision");
+        let mut kvs = Vec::new();
+        for (place, size) in sizes.iter().enumerate() {
+            let chunk = cursor.next_chunk(&view, keys_max, bytes_max).expect("the state is consistent");
+            let chunk = chunk.expect("nothing was compacted");
+            assert_eq!(chunk.kvs.len(), *size);
+            assert_eq!(chunk.totals.is_some(), place + 1 == sizes.len());
+            kvs.extend(chunk.kvs);
+        }
+        assert_eq!(kvs, expected.kvs);
+    }
 }
