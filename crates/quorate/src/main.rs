@@ -1,2 +1,54 @@
-//! `quorate`: the one binary.
-fn main() {}
+//! `quorate`: the server, the client and the demonstration cluster in one binary.
+//!
+//! `quorate server` hands its arguments on untouched; every other command is parsed here and talks to a cluster through
+//! `quorate-client`.
+
+mod cli;
+mod context;
+mod endpoint;
+mod failure;
+mod golang;
+mod kv;
+mod lease;
+mod maintenance;
+mod member;
+mod print;
+mod server_command;
+mod txn;
+mod words;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use failure::Failure;
+
+fn main() -> ExitCode {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    if arguments.get(1).is_some_and(|command| command == "server") {
+        return serve(arguments);
+    }
+    let invocation = match cli::parse(&arguments) {
+        Ok(invocation) => invocation,
+        Err(exit) => return exit,
+    };
+    match cli::run(invocation) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure { exit, message }) => {
+            if let Some(message) = message {
+                eprintln!("Error: {message}");
+            }
+            exit.into()
+        }
+    }
+}
+
+fn serve(arguments: Vec<OsString>) -> ExitCode {
+    let arguments: Result<Vec<String>, OsString> = arguments.into_iter().skip(2).map(OsString::into_string).collect();
+    match arguments {
+        Ok(arguments) => server_command::run(arguments),
+        Err(argument) => {
+            eprintln!("Error: the argument {argument:?} is not UTF-8");
+            failure::Exit::BadArguments.into()
+        }
+    }
+}

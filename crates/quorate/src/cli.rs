@@ -1,0 +1,255 @@
+//! The command line: which commands there are, and which function each of them is.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, Command, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use clap_complete::Shell;
+
+use crate::context::{Context, GlobalOptions, with_environment, with_go_switches};
+use crate::endpoint::EndpointArgs;
+use crate::failure::{Exit, Failure};
+use crate::kv::{CompactionArgs, DelArgs, GetArgs, PutArgs};
+use crate::lease::LeaseCommand;
+use crate::maintenance::{AlarmCommand, DefragArgs, MoveLeaderArgs, SnapshotCommand};
+use crate::member::MemberCommand;
+use crate::print::line;
+use crate::txn::TxnArgs;
+
+/// Version of the etcd API that the commands speak.
+const API_VERSION: &str = "3.6";
+
+const AFTER_HELP: &str = "\
+Options of every command can come from the environment as QUORATE_<NAME> or ETCDCTL_<NAME>, for instance
+QUORATE_ENDPOINTS; QUORATE_ wins, and the command line wins over both. Commands can be shortened as long as they are
+not ambiguous: `quorate mem list`.
+
+Exit codes:
+  0    success
+  1    the cluster refused or did not answer; unknown command or option
+  2    a question about a lease failed
+  3    the input of `txn` or `watch -i` cannot be understood
+  4    an option has a value that is not offered
+  5    a watch or snapshot ended before its time
+  128  arguments are missing, too many, or malformed";
+
+/// A replicated key-value database that speaks etcd's API.
+#[derive(Debug, Parser)]
+#[command(name = "quorate", version, after_help = AFTER_HELP, infer_subcommands = true, subcommand_required = true,
+          arg_required_else_help = true, max_term_width = 100)]
+struct Cli {
+    #[command(flatten)]
+    options: GlobalOptions,
+
+    #[command(subcommand)]
+    command: Commands,
+}
+
+#[derive(Debug, Subcommand)]
+enum Commands {
+    /// Run a member of a cluster
+    #[command(disable_help_flag = true)]
+    Server {
+        /// Options as for etcd: see `quorate server --help`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+
+    /// Write a key
+    #[command(
+        override_usage = "quorate put [OPTIONS] <KEY> [VALUE]",
+        after_help = "A value that begins with '-' follows a '--'.\n\nExamples:\n  quorate put greeting hello\n  quorate \
+                      put greeting -- -hello-\n  quorate put picture < picture.png\n  quorate put session 1 --lease \
+                      32695410dcc0ca06"
+    )]
+    Put(PutArgs),
+
+    /// Read a key or a range of keys
+    #[command(
+        override_usage = "quorate get [OPTIONS] <KEY> [RANGE_END]",
+        after_help = "Examples:\n  quorate get greeting\n  quorate get --prefix users/ --keys-only\n  quorate get a m \
+                      --limit 10 --sort-by MODIFY --order DESCEND\n  quorate get picture --print-value-only > \
+                      picture.png\n  quorate get greeting --rev 7"
+    )]
+    Get(GetArgs),
+
+    /// Delete a key or a range of keys
+    #[command(
+        override_usage = "quorate del [OPTIONS] <KEY> [RANGE_END]",
+        after_help = "Examples:\n  quorate del greeting\n  quorate del --prefix users/ --prev-kv\n  quorate del a m \
+                      --range"
+    )]
+    Del(DelArgs),
+
+    /// Apply requests together, if conditions hold
+    #[command(
+        override_usage = "quorate txn [OPTIONS]",
+        after_help = "Reads three parts from standard input, each ended by an empty line: conditions, requests for when \
+                      all of them\nhold, requests for when one does not.\n\n  condition  TARGET(\"KEY\") OPERATOR \
+                      \"OPERAND\", with a space on each side of the operator\n  TARGET     version (ver), create (c), \
+                      mod (m), value (val), lease\n  OPERATOR   = != < >\n  request    a put, get or del command with \
+                      its options\n\nExample:\n  quorate txn <<'END'\n  mod(\"greeting\") > \"0\"\n\n  put greeting \
+                      \"hello again\"\n\n  put greeting hello\n\n  END"
+    )]
+    Txn(TxnArgs),
+
+    /// Drop the history before a revision
+    #[command(
+        override_usage = "quorate compaction [OPTIONS] <REVISION>",
+        after_help = "Example:\n  quorate compaction 1000"
+    )]
+    Compaction(CompactionArgs),
+
+    /// Make, renew, show and end leases
+    #[command(subcommand)]
+    Lease(LeaseCommand),
+
+    /// Show and change the members of the cluster
+    #[command(subcommand)]
+    Member(MemberCommand),
+
+    /// Show how endpoints are
+    Endpoint(EndpointArgs),
+
+    /// Show and clear alarms
+    #[command(subcommand)]
+    Alarm(AlarmCommand),
+
+    /// Give unused storage of the endpoints back
+    #[command(after_help = "Example:\n  quorate defrag --cluster")]
+    Defrag(DefragArgs),
+
+    /// Copy the storage of a member
+    #[command(subcommand)]
+    Snapshot(SnapshotCommand),
+
+    /// Hand leadership to another member
+    #[command(
+        override_usage = "quorate move-leader [OPTIONS] <MEMBER_ID>",
+        after_help = "The leader must be among --endpoints.\n\nExample:\n  quorate move-leader 8e9e05c52164694d"
+    )]
+    MoveLeader(MoveLeaderArgs),
+
+    /// Print the version
+    Version,
+
+    /// Print a script that completes commands and options in a shell
+    #[command(after_help = "Example:\n  source <(quorate completion bash)")]
+    Completion(CompletionArgs),
+}
+
+#[derive(Debug, Args)]
+struct CompletionArgs {
+    /// Shell to complete in
+    shell: Shell,
+}
+
+/// A command line that was understood.
+pub struct Invocation {
+    command: Commands,
+    context: Context,
+}
+
+/// Parses a command line, the name of the program included. Prints what is wrong with it, or the help that it asks for.
+pub fn parse(arguments: &[OsString]) -> Result<Invocation, ExitCode> {
+    let mut command = command();
+    let parsed = command
+        .try_get_matches_from_mut(arguments)
+        .and_then(|matches| Cli::from_arg_matches(&matches).map(|cli| (cli, chosen(&matches, "command_timeout"))));
+    match parsed {
+        Ok((Cli { options, command }, command_timeout_is_chosen)) => {
+            Ok(Invocation { command, context: Context { options, command_timeout_is_chosen } })
+        }
+        Err(error) => {
+            // There is nowhere to report that reporting failed.
+            let _ = error.print();
+            Err(exit_code(&error))
+        }
+    }
+}
+
+fn command() -> Command {
+    // A name that cannot be a variable, such as one with `=`, is not set.
+    with_environment(with_go_switches(Cli::command()), |name| std::env::var_os(name))
+}
+
+/// Whether the user gave the option, before or after the command.
+fn chosen(matches: &ArgMatches, id: &str) -> bool {
+    let here = matches.try_contains_id(id).is_ok() && matches.value_source(id) == Some(ValueSource::CommandLine);
+    here || matches.subcommand().is_some_and(|(_, matches)| chosen(matches, id))
+}
+
+fn exit_code(error: &clap::Error) -> ExitCode {
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            ExitCode::SUCCESS
+        }
+        // An option without its value also counts as one with a value that is not offered.
+        ErrorKind::InvalidValue if !context(error, ContextKind::InvalidValue).is_empty() => Exit::BadFeature.into(),
+        ErrorKind::UnknownArgument if !context(error, ContextKind::InvalidArg).starts_with('-') => {
+            Exit::BadArguments.into()
+        }
+        ErrorKind::MissingRequiredArgument => Exit::BadArguments.into(),
+        _ => Exit::Error.into(),
+    }
+}
+
+fn context(error: &clap::Error, kind: ContextKind) -> &str {
+    match error.get(kind) {
+        Some(ContextValue::String(text)) => text,
+        _ => "",
+    }
+}
+
+/// Runs a command to its end.
+pub fn run(invocation: Invocation) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(Exit::Error, format!("cannot start: {error}")))?;
+    let Invocation { command, context } = invocation;
+    if context.options.debug {
+        context.print_options();
+    }
+    runtime.block_on(dispatch(command, &context))
+}
+
+async fn dispatch(command: Commands, context: &Context) -> Result<(), Failure> {
+    match command {
+        Commands::Server { .. } => {
+            Err(Failure::arguments("options of every command do not apply to the server: put `server` first"))
+        }
+        Commands::Put(args) => args.run(context).await,
+        Commands::Get(args) => args.run(context).await,
+        Commands::Del(args) => args.run(context).await,
+        Commands::Txn(args) => args.run(context).await,
+        Commands::Compaction(args) => args.run(context).await,
+        Commands::Lease(command) => command.run(context).await,
+        Commands::Member(command) => command.run(context).await,
+        Commands::Endpoint(args) => args.run(context).await,
+        Commands::Alarm(command) => command.run(context).await,
+        Commands::Defrag(args) => args.run(context).await,
+        Commands::Snapshot(command) => command.run(context).await,
+        Commands::MoveLeader(args) => args.run(context).await,
+        Commands::Version => {
+            line(format_args!("quorate version: {}", env!("CARGO_PKG_VERSION")))?;
+            line(format_args!("API version: {API_VERSION}"))
+        }
+        Commands::Completion(args) => {
+            clap_complete::generate(args.shell, &mut Cli::command(), "quorate", &mut std::io::stdout());
+            Ok(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        command().debug_assert();
+    }
+}

@@ -1,0 +1,253 @@
+//! What all commands share: the options for every command, and the connection that they describe.
+
+use std::ffi::{OsStr, OsString};
+use std::io::{self, IsTerminal as _, Write as _};
+use std::os::unix::ffi::OsStringExt as _;
+use std::time::Duration;
+
+use bytes::Bytes;
+use clap::builder::{OsStr as ArgValue, TypedValueParser};
+use clap::{ArgAction, Args, Command};
+use quorate_client::{Client, ConnectOptions};
+
+use crate::failure::{Exit, Failure};
+use crate::golang;
+use crate::print::{Format, Printer, Reply};
+
+/// Options of every command. Each can come from the environment as `QUORATE_<NAME>` or `ETCDCTL_<NAME>`.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Options of every command")]
+pub struct GlobalOptions {
+    /// Client addresses of the members, separated by commas
+    #[arg(long, global = true, value_delimiter = ',', default_value = "127.0.0.1:2379", value_name = "ADDRESSES")]
+    pub endpoints: Vec<String>,
+
+    /// Output format
+    #[arg(
+        short,
+        long,
+        global = true,
+        value_enum,
+        default_value = "simple",
+        value_name = "FORMAT",
+        hide_possible_values = false
+    )]
+    pub write_out: Format,
+
+    /// Print keys and values as \xNN, and ids in hexadecimal
+    #[arg(long, global = true)]
+    pub hex: bool,
+
+    /// Time that a command may take
+    #[arg(long, global = true, default_value = "5s", value_parser = golang::parse_duration, value_name = "DURATION")]
+    pub command_timeout: Duration,
+
+    /// Time to open a connection in
+    #[arg(long, global = true, default_value = "2s", value_parser = golang::parse_duration, value_name = "DURATION")]
+    pub dial_timeout: Duration,
+
+    /// Interval of pings on a quiet connection; at least 10s, for servers refuse more
+    #[arg(long, global = true, default_value = "2s", value_parser = golang::parse_duration, value_name = "DURATION")]
+    pub keepalive_time: Duration,
+
+    /// Time after which an unanswered ping ends the connection
+    #[arg(long, global = true, default_value = "6s", value_parser = golang::parse_duration, value_name = "DURATION")]
+    pub keepalive_timeout: Duration,
+
+    /// Log in as this user; the password is asked for when it is not given
+    #[arg(long, global = true, value_name = "NAME[:PASSWORD]")]
+    pub user: Option<String>,
+
+    /// Password of --user
+    #[arg(long, global = true, value_name = "PASSWORD")]
+    pub password: Option<String>,
+
+    /// Print the options in force to standard error
+    #[arg(long, global = true)]
+    pub debug: bool,
+
+    /// Connect without TLS
+    #[arg(long, global = true, action = ArgAction::Set, default_value = "true", default_missing_value = "true",
+          num_args = 0..=1, require_equals = true, value_parser = golang::parse_bool, value_name = "BOOL",
+          hide_short_help = true)]
+    pub insecure_transport: bool,
+
+    /// Accept any certificate of the server (not there yet)
+    #[arg(long, global = true, hide_short_help = true)]
+    pub insecure_skip_tls_verify: bool,
+
+    /// Certificate of the client (not there yet)
+    #[arg(long, global = true, value_name = "FILE", hide_short_help = true)]
+    pub cert: Option<String>,
+
+    /// Key of the client's certificate (not there yet)
+    #[arg(id = "tls_key", long, global = true, value_name = "FILE", hide_short_help = true)]
+    pub key: Option<String>,
+
+    /// Certificates that may sign the server's (not there yet)
+    #[arg(long, global = true, value_name = "FILE", hide_short_help = true)]
+    pub cacert: Option<String>,
+
+    /// Domain whose SRV records name the members (not there yet)
+    #[arg(short, long, global = true, value_name = "DOMAIN", hide_short_help = true)]
+    pub discovery_srv: Option<String>,
+
+    /// Service name in the SRV records (not there yet)
+    #[arg(long, global = true, value_name = "NAME", hide_short_help = true)]
+    pub discovery_srv_name: Option<String>,
+
+    /// Accept SRV records of members without TLS
+    #[arg(long, global = true, action = ArgAction::Set, default_value = "true", default_missing_value = "true",
+          num_args = 0..=1, require_equals = true, value_parser = golang::parse_bool, value_name = "BOOL",
+          hide_short_help = true)]
+    pub insecure_discovery: bool,
+}
+
+/// Where a command runs: the options, and what follows from them.
+#[derive(Debug)]
+pub struct Context {
+    /// The options as parsed.
+    pub options: GlobalOptions,
+    /// Whether the user chose the command time-out, which long commands otherwise ignore.
+    pub command_timeout_is_chosen: bool,
+}
+
+impl Context {
+    /// A client for all endpoints.
+    pub async fn client(&self) -> Result<Client, Failure> {
+        self.client_of(&self.options.endpoints).await
+    }
+
+    /// A client for some endpoints.
+    pub async fn client_of(&self, endpoints: &[String]) -> Result<Client, Failure> {
+        self.refuse_what_is_not_there_yet(endpoints)?;
+        let options = &self.options;
+        let ping_interval = options.keepalive_time.max(Duration::from_secs(10));
+        let mut connect = ConnectOptions::new()
+            .timeout(options.command_timeout)
+            .connect_timeout(options.dial_timeout)
+            .ping(ping_interval, options.keepalive_timeout);
+        if let Some((name, password)) = self.credentials()? {
+            connect = connect.user(name, password);
+        }
+        match Client::connect(endpoints, connect).await {
+            Ok(client) => Ok(client),
+            Err(error @ quorate_client::Error::InvalidArgument(_)) => Err(Failure::arguments(error.to_string())),
+            Err(error) => Err(Failure::call(&error)),
+        }
+    }
+
+    /// The format to print in.
+    pub fn printer(&self) -> Printer {
+        Printer { format: self.options.write_out, hex: self.options.hex, values_only: false }
+    }
+
+    /// Prints an answer.
+    pub fn show(&self, reply: Reply<'_>) -> Result<(), Failure> {
+        self.printer().show(reply)
+    }
+
+    fn refuse_what_is_not_there_yet(&self, endpoints: &[String]) -> Result<(), Failure> {
+        let options = &self.options;
+        let tls = options.cert.is_some()
+            || options.key.is_some()
+            || options.cacert.is_some()
+            || options.insecure_skip_tls_verify
+            || !options.insecure_transport
+            || endpoints.iter().any(|endpoint| endpoint.starts_with("https:"));
+        let discovery = options.discovery_srv.is_some() || options.discovery_srv_name.is_some();
+        let what = match (tls, discovery) {
+            (true, _) => "TLS is not there yet: connect without --cert, --key, --cacert and https",
+            (_, true) => "discovery by SRV records is not there yet: name the members with --endpoints",
+            (false, false) => return Ok(()),
+        };
+        Err(Failure::new(Exit::BadFeature, what))
+    }
+
+    fn credentials(&self) -> Result<Option<(String, String)>, Failure> {
+        let Some(user) = &self.options.user else { return Ok(None) };
+        Ok(Some(match (&self.options.password, user.split_once(':')) {
+            (Some(password), _) => (user.clone(), password.clone()),
+            (None, Some((name, password))) => (name.to_owned(), password.to_owned()),
+            (None, None) => (user.clone(), ask_password()?),
+        }))
+    }
+
+    /// Prints the options in force, as environment variables.
+    pub fn print_options(&self) {
+        let GlobalOptions { endpoints, write_out, hex, user, .. } = &self.options;
+        let durations = [
+            ("COMMAND_TIMEOUT", self.options.command_timeout),
+            ("DIAL_TIMEOUT", self.options.dial_timeout),
+            ("KEEPALIVE_TIME", self.options.keepalive_time),
+            ("KEEPALIVE_TIMEOUT", self.options.keepalive_timeout),
+        ];
+        eprintln!("QUORATE_ENDPOINTS={}", endpoints.join(","));
+        durations.iter().for_each(|(name, value)| eprintln!("QUORATE_{name}={}", golang::duration(*value)));
+        eprintln!("QUORATE_HEX={hex}");
+        eprintln!("QUORATE_WRITE_OUT={}", format!("{write_out:?}").to_lowercase());
+        // The password stays out of logs.
+        let name = user.as_deref().map(|user| user.split_once(':').map_or(user, |(name, _)| name));
+        eprintln!("QUORATE_USER={}", name.unwrap_or_default());
+    }
+}
+
+/// Asks on the terminal, without showing what is typed.
+fn ask_password() -> Result<String, Failure> {
+    use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
+    let stdin = io::stdin();
+    if !stdin.is_terminal() {
+        return Err(Failure::arguments("--user without a password needs a terminal to ask on"));
+    }
+    let failed = |error: io::Error| Failure::new(Exit::Error, format!("cannot read the password: {error}"));
+    let shown = tcgetattr(&stdin).map_err(|error| failed(error.into()))?;
+    let mut hidden = shown.clone();
+    hidden.local_modes.remove(LocalModes::ECHO);
+    eprint!("Password: ");
+    io::stderr().flush().map_err(failed)?;
+    tcsetattr(&stdin, OptionalActions::Flush, &hidden).map_err(|error| failed(error.into()))?;
+    let mut password = String::new();
+    let read = stdin.read_line(&mut password);
+    tcsetattr(&stdin, OptionalActions::Flush, &shown).map_err(|error| failed(error.into()))?;
+    eprintln!();
+    read.map_err(failed)?;
+    Ok(password.trim_end_matches(['\r', '\n']).to_owned())
+}
+
+/// Takes options of a command from the environment. `QUORATE_<NAME>` wins over `ETCDCTL_<NAME>`; empty ones do not
+/// count.
+pub fn with_environment(command: Command, variable: impl Fn(&str) -> Option<OsString>) -> Command {
+    command.mut_args(|arg| {
+        let Some(long) = arg.get_long().filter(|long| *long != "help" && *long != "version") else { return arg };
+        let suffix = long.to_uppercase().replace('-', "_");
+        let names = [format!("QUORATE_{suffix}"), format!("ETCDCTL_{suffix}")];
+        match names.iter().find_map(|name| variable(name).filter(|value| !value.is_empty())) {
+            // As a default it loses against the command line.
+            Some(value) => arg.default_value(ArgValue::from(value)),
+            None => arg,
+        }
+    })
+}
+
+/// Lets every switch also take a value, as Go's flags do: `--prefix=true`, `--prefix=false`.
+pub fn with_go_switches(command: Command) -> Command {
+    let command = command.mut_args(|arg| match arg.get_action() {
+        ArgAction::SetTrue => arg
+            .action(ArgAction::Set)
+            .num_args(0..=1)
+            .require_equals(true)
+            .default_value("false")
+            .default_missing_value("true")
+            .value_parser(clap::builder::NonEmptyStringValueParser::new().try_map(|text| golang::parse_bool(&text)))
+            .hide_default_value(true)
+            .hide_possible_values(true)
+            .value_name("BOOL"),
+        _ => arg,
+    });
+    command.mut_subcommands(with_go_switches)
+}
+
+/// The bytes of an argument.
+pub fn bytes(argument: &OsStr) -> Bytes {
+    Bytes::from(argument.to_os_string().into_vec())
+}

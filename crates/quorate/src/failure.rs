@@ -1,0 +1,77 @@
+//! How a command fails: the message on standard error and the exit code.
+//!
+//! The codes are etcdctl's, so that scripts find what they test for.
+
+use std::process::ExitCode;
+
+use quorate_client::Error;
+
+use crate::golang::Malformed;
+
+/// Why the process ends with another code than 0. The numbers are part of the interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// The cluster refused or did not answer; also for unknown options and commands.
+    Error = 1,
+    /// No connection for a stream: keep-alive, lease queries.
+    BadConnection = 2,
+    /// Input of `txn` or `watch -i` that cannot be understood.
+    InvalidInput = 3,
+    /// An option with a value that is not offered.
+    BadFeature = 4,
+    /// A watch or snapshot that ended before its time.
+    Interrupted = 5,
+    /// Arguments that are missing, too many, or malformed.
+    BadArguments = 128,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        ExitCode::from(exit as u8)
+    }
+}
+
+/// The end of a command that did not succeed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// Exit code of the process.
+    pub exit: Exit,
+    /// Printed after `Error: `. `None` when everything is said already.
+    pub message: Option<String>,
+}
+
+impl Failure {
+    /// A failure with a message.
+    pub fn new(exit: Exit, message: impl Into<String>) -> Self {
+        Failure { exit, message: Some(message.into()) }
+    }
+
+    /// A failure whose cause has been printed.
+    pub fn silent(exit: Exit) -> Self {
+        Failure { exit, message: None }
+    }
+
+    /// Wrong arguments.
+    pub fn arguments(message: impl Into<String>) -> Self {
+        Failure::new(Exit::BadArguments, message)
+    }
+
+    /// A call that failed.
+    pub fn call(error: &Error) -> Self {
+        Failure::new(Exit::Error, describe(error))
+    }
+}
+
+impl From<Malformed> for Failure {
+    fn from(error: Malformed) -> Self {
+        Failure::arguments(error.to_string())
+    }
+}
+
+/// An error in the words of etcdctl, where it has some.
+pub fn describe(error: &Error) -> String {
+    match error.code() {
+        Some(quorate_client::Code::DeadlineExceeded) => "context deadline exceeded".to_owned(),
+        _ => error.to_string(),
+    }
+}

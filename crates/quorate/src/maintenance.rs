@@ -1,0 +1,202 @@
+//! `alarm`, `defrag`, `snapshot save` and `move-leader`.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use quorate_proto::etcdserverpb::alarm_request::AlarmAction;
+use quorate_proto::etcdserverpb::*;
+
+use crate::context::Context;
+use crate::endpoint::ScopeArgs;
+use crate::failure::{Exit, Failure, describe};
+use crate::golang::parse_uint;
+use crate::print::{Reply, line};
+
+/// A snapshot takes as long as it takes, unless the user says otherwise.
+const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
+
+/// The commands about alarms.
+#[derive(Debug, Clone, Subcommand)]
+pub enum AlarmCommand {
+    /// List the alarms
+    #[command(after_help = "Example:\n  quorate alarm list")]
+    List(NoArgs),
+    /// Clear all alarms
+    #[command(after_help = "Example:\n  quorate alarm disarm")]
+    Disarm(NoArgs),
+}
+
+/// For commands that take no arguments and say so in their own words.
+#[derive(Debug, Clone, Default, Args)]
+pub struct NoArgs {
+    #[arg(hide = true)]
+    unexpected: Vec<String>,
+}
+
+impl NoArgs {
+    fn check(&self, command: &str) -> Result<(), Failure> {
+        match self.unexpected.is_empty() {
+            true => Ok(()),
+            false => Err(Failure::arguments(format!("{command} command accepts no arguments"))),
+        }
+    }
+}
+
+impl AlarmCommand {
+    /// Runs the command.
+    pub async fn run(self, context: &Context) -> Result<(), Failure> {
+        let request = |action: AlarmAction, alarm: &AlarmMember| AlarmRequest {
+            action: action.into(),
+            member_id: alarm.member_id,
+            alarm: alarm.alarm,
+        };
+        let all = request(AlarmAction::Get, &AlarmMember::default());
+        match self {
+            AlarmCommand::List(args) => {
+                args.check("alarm list")?;
+                let response = context.client().await?.maintenance().alarm(all).await;
+                context.show(Reply::Alarm(&response.map_err(|error| Failure::call(&error))?))
+            }
+            AlarmCommand::Disarm(args) => {
+                args.check("alarm disarm")?;
+                let maintenance = context.client().await?.maintenance();
+                let armed = maintenance.alarm(all).await.map_err(|error| Failure::call(&error))?;
+                let mut disarmed = AlarmResponse::default();
+                for alarm in &armed.alarms {
+                    let response = maintenance.alarm(request(AlarmAction::Deactivate, alarm)).await;
+                    disarmed.alarms.extend(response.map_err(|error| Failure::call(&error))?.alarms);
+                }
+                context.show(Reply::Alarm(&disarmed))
+            }
+        }
+    }
+}
+
+/// Arguments of `defrag`.
+#[derive(Debug, Clone, Args)]
+pub struct DefragArgs {
+    #[command(flatten)]
+    scope: ScopeArgs,
+}
+
+impl DefragArgs {
+    /// Defragments one endpoint after the other.
+    pub async fn run(self, context: &Context) -> Result<(), Failure> {
+        let client = context.client().await?;
+        let mut failed = false;
+        for endpoint in self.scope.endpoints(context).await? {
+            let pinned = client.at(&endpoint).map_err(|error| Failure::arguments(error.to_string()))?;
+            match pinned.maintenance().defragment(DefragmentRequest {}).await {
+                Ok(DefragmentResponse { .. }) => line(format_args!("Finished defragmenting etcd member[{endpoint}]"))?,
+                Err(error) => {
+                    eprintln!("Failed to defragment etcd member[{endpoint}] ({})", describe(&error));
+                    failed = true;
+                }
+            }
+        }
+        if failed { Err(Failure::silent(Exit::Error)) } else { Ok(()) }
+    }
+}
+
+/// Arguments of `move-leader`.
+#[derive(Debug, Clone, Default, Args)]
+pub struct MoveLeaderArgs {
+    /// Member that is to lead, in hexadecimal
+    #[arg(value_name = "MEMBER_ID")]
+    target: Option<String>,
+}
+
+impl MoveLeaderArgs {
+    /// Finds the leader among the endpoints and has it hand over.
+    pub async fn run(self, context: &Context) -> Result<(), Failure> {
+        let target = self.target.ok_or_else(|| Failure::arguments("move-leader command needs 1 argument"))?;
+        let target = parse_uint(&target, 16)?;
+        let endpoints = &context.options.endpoints;
+        let client = context.client().await?;
+        for endpoint in endpoints {
+            let pinned = client.at(endpoint).map_err(|error| Failure::arguments(error.to_string()))?;
+            let status = pinned.maintenance().status(StatusRequest {}).await;
+            let status = status.map_err(|error| Failure::call(&error))?;
+            if status.header.is_none_or(|header| header.member_id != status.leader) {
+                continue;
+            }
+            let response = pinned.maintenance().move_leader(MoveLeaderRequest { target_id: target }).await;
+            let response = response.map_err(|error| Failure::call(&error))?;
+            return context.show(Reply::MoveLeader { from: status.leader, to: target, response: &response });
+        }
+        Err(Failure::arguments(format!("no leader endpoint given at [{}]", endpoints.join(" "))))
+    }
+}
+
+/// The commands about copies of the storage.
+#[derive(Debug, Clone, Subcommand)]
+pub enum SnapshotCommand {
+    /// Write a copy of a member's storage to a file
+    #[command(after_help = "Example:\n  quorate snapshot save backup.db")]
+    Save(SaveArgs),
+}
+
+/// Arguments of `snapshot save`.
+#[derive(Debug, Clone, Default, Args)]
+pub struct SaveArgs {
+    /// File to write
+    #[arg(value_name = "FILE")]
+    path: Option<PathBuf>,
+}
+
+impl SnapshotCommand {
+    /// Runs the command.
+    pub async fn run(self, context: &Context) -> Result<(), Failure> {
+        let SnapshotCommand::Save(SaveArgs { path }) = self;
+        let path = path.ok_or_else(|| Failure::arguments("snapshot save expects one argument"))?;
+        let [endpoint] = context.options.endpoints.as_slice() else {
+            let message = "snapshot must be requested to one selected node, not multiple";
+            return Err(Failure::new(Exit::Interrupted, message));
+        };
+        let client = context.client_of(std::slice::from_ref(endpoint)).await?;
+        let timeout = match context.command_timeout_is_chosen {
+            true => context.options.command_timeout,
+            false => SNAPSHOT_TIMEOUT,
+        };
+        let part = part_of(&path);
+        let saved = tokio::time::timeout(timeout, save(&client.with_timeout(timeout), &part)).await;
+        let saved = saved.unwrap_or_else(|_| Err("context deadline exceeded".to_owned()));
+        let saved = saved.and_then(|()| {
+            fs::rename(&part, &path)
+                .map_err(|error| format!("could not rename {} to {} ({error})", part.display(), path.display()))
+        });
+        if let Err(message) = saved {
+            // Nothing to clean up if the file could not even be made.
+            let _ = fs::remove_file(&part);
+            return Err(Failure::new(Exit::Interrupted, message));
+        }
+        line(format_args!("Snapshot saved at {}", path.display()))
+    }
+}
+
+fn part_of(path: &Path) -> PathBuf {
+    let mut part = path.as_os_str().to_owned();
+    part.push(".part");
+    part.into()
+}
+
+/// Writes the stream to a file and makes it durable.
+async fn save(client: &quorate_client::Client, path: &Path) -> Result<(), String> {
+    let shown = path.display();
+    let mut file = File::create(path).map_err(|error| format!("could not open {shown} ({error})"))?;
+    let failed = |error: std::io::Error| format!("could not write {shown} ({error})");
+    let stream = client.maintenance().snapshot(SnapshotRequest {}).await;
+    let mut stream = stream.map_err(|error| describe(&error))?;
+    let mut remaining = 0;
+    while let Some(chunk) = stream.message().await.map_err(|status| status.message().to_owned())? {
+        file.write_all(&chunk.blob).map_err(failed)?;
+        remaining = chunk.remaining_bytes;
+    }
+    if remaining > 0 {
+        return Err(format!("the snapshot ended {remaining} bytes too early"));
+    }
+    file.sync_all().map_err(failed)
+}
