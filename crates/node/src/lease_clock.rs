@@ -67,7 +67,9 @@ impl LeaseClock {
         self.leading.is_some()
     }
 
-    /// Starts all deadlines: each lease gets its full time again, or what its last checkpoint left.
+    /// Starts all deadlines: each lease gets its full time again, or what its last checkpoint left. Best called when the
+    /// entries of earlier leaders are applied; if not, deadlines may come later than need be, and what
+    /// [`remaining`](Self::remaining) answers may be more than the next leader grants.
     pub fn become_leader(&mut self, now: Duration, leases: impl IntoIterator<Item = Lease>) {
         let mut leading = Leading::default();
         for lease in leases {
@@ -250,3 +252,6 @@ fn seconds_floor(time: Duration) -> i64 {
 fn seconds_ceil(time: Duration) -> i64 {
     seconds_floor(time).saturating_add(i64::from(time.subsec_nanos() > 0))
 }
+
+#[cfg(test)]
+mod tests;
