@@ -1,1 +1,29 @@
-//! Quorate server.
+//! The gRPC and HTTP front of a node: etcd's v3 API on one port, its flags, its metrics, and the life of the process.
+//!
+//! What this crate does not know: Raft, storage, revisions. It converts, limits and counts, and asks [`quorate_node::Node`].
+//! It guarantees that what a client does costs at most that client: sizes, numbers and times are bounded.
+
+mod compactor;
+mod config;
+mod convert;
+mod error;
+mod grpc;
+mod http;
+mod leaderless;
+mod limits;
+mod listen;
+mod log;
+mod metrics;
+mod notify;
+mod run;
+mod service;
+mod shared;
+mod status;
+pub mod version;
+
+pub use compactor::AutoCompaction;
+pub use config::flags::command;
+pub use config::{Endpoint, Limits, LogFormat, LogOutput, ServerConfig};
+pub use error::StartError;
+pub use listen::Serves;
+pub use run::{Server, run};

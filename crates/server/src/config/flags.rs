@@ -1,0 +1,469 @@
+//! The table of every command-line flag: etcd's, and our own. One row decides name, default, kind, section and what
+//! becomes of the flag here. Knows nothing of what the values mean; `config` does.
+//!
+//! Guarantee: a flag of etcd's is used, or said at start to change nothing (with the reason), or refused with what to do
+//! instead. None is dropped in silence.
+
+use Kind::{Bool, Bytes, Duration, Integer, Text, Urls};
+use Section::{Auth, Clustering, Features, Limits, Logging, Member, Monitoring, Security, Storage, Tracing, Unsafe};
+
+/// What a value must look like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Any text.
+    Text,
+    /// `true` or `false`; the flag alone is `true`.
+    Bool,
+    /// A whole number.
+    Integer,
+    /// A number of bytes, never negative.
+    Bytes,
+    /// Go's notation: `300ms`, `1h30m`.
+    Duration,
+    /// URLs, separated by commas.
+    Urls,
+}
+
+/// Under which title `--help` shows a flag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Section {
+    /// This member.
+    Member,
+    /// The cluster.
+    Clustering,
+    /// Storage engine and memory.
+    Storage,
+    /// Bounds on what clients can use.
+    Limits,
+    /// Behaviour.
+    Features,
+    /// TLS and HTTP access.
+    Security,
+    /// Authentication.
+    Auth,
+    /// Metrics.
+    Monitoring,
+    /// Logs.
+    Logging,
+    /// Distributed tracing.
+    Tracing,
+    /// What can lose data.
+    Unsafe,
+}
+
+impl Section {
+    /// The title in `--help`.
+    pub const fn title(self) -> &'static str {
+        match self {
+            Member => "Member",
+            Clustering => "Clustering",
+            Storage => "Storage",
+            Limits => "Limits",
+            Features => "Features",
+            Security => "Security",
+            Auth => "Authentication",
+            Monitoring => "Monitoring",
+            Logging => "Logging",
+            Tracing => "Distributed tracing",
+            Unsafe => "Unsafe",
+        }
+    }
+}
+
+/// What becomes of a flag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// It does what its help says.
+    Used,
+    /// It is accepted and changes nothing, for the reason given; the log says so at start.
+    Inert(&'static str),
+    /// It is refused, unless its value is the one that asks for nothing.
+    NotYet {
+        /// The value that describes what happens anyway.
+        accepts: &'static str,
+        /// What is missing, and what to do.
+        hint: &'static str,
+    },
+    /// An old name of another flag.
+    Alias(&'static str),
+}
+
+/// One flag.
+#[derive(Clone, Copy, Debug)]
+pub struct Flag {
+    /// Without dashes.
+    pub name: &'static str,
+    /// etcd's default, in text.
+    pub default: &'static str,
+    /// What a value must look like.
+    pub kind: Kind,
+    /// Its place in `--help`.
+    pub section: Section,
+    /// What becomes of it.
+    pub status: Status,
+    /// One line for `--help`; empty if not shown there.
+    pub help: &'static str,
+}
+
+const fn used(name: &'static str, default: &'static str, kind: Kind, section: Section, help: &'static str) -> Flag {
+    Flag { name, default, kind, section, status: Status::Used, help }
+}
+
+const fn inert(name: &'static str, default: &'static str, kind: Kind, section: Section, why: &'static str) -> Flag {
+    Flag { name, default, kind, section, status: Status::Inert(why), help: "" }
+}
+
+const fn not_yet(name: &'static str, default: &'static str, kind: Kind, section: Section, hint: &'static str) -> Flag {
+    Flag { name, default, kind, section, status: Status::NotYet { accepts: default, hint }, help: "" }
+}
+
+const fn alias(name: &'static str, kind: Kind, section: Section, of: &'static str) -> Flag {
+    Flag { name, default: "", kind, section, status: Status::Alias(of), help: "" }
+}
+
+const TLS: &str = "TLS is not there yet: serve on loopback or behind a TLS proxy";
+const DISCOVERY: &str = "discovery is not there yet: list the members in --initial-cluster";
+const TRACING: &str = "distributed tracing is not there yet: use --metrics=extensive and the slow-request log";
+const AUTH: &str = "authentication is not there yet: restrict access to the client URLs in the network";
+const CORRUPT: &str = "a periodic check is not there yet: compare `etcdctl endpoint hashkv --cluster`";
+const ENGINE: &str = "it tunes bbolt, which is not the engine here; see --storage-engine";
+const LOG_KEPT: &str = "the log is kept by size; see --wal-keep-bytes";
+const NO_ROTATION: &str = "log rotation is not there: log to stderr and let the service manager rotate";
+
+/// Every flag, by section.
+pub const FLAGS: &[Flag] = &[
+    used("name", "default", Text, Member, "Human-readable name of this member; must be in --initial-cluster"),
+    used("data-dir", "${name}.etcd", Text, Member, "Directory that this member owns"),
+    used("wal-dir", "", Text, Member, "Directory of the write-ahead log, if not below --data-dir"),
+    used("listen-peer-urls", "http://localhost:2380", Urls, Member, "Where to accept other members"),
+    used("listen-client-urls", "http://localhost:2379", Urls, Member, "Where to accept clients (gRPC and HTTP)"),
+    used(
+        "listen-client-http-urls",
+        "",
+        Urls,
+        Member,
+        "Where to accept HTTP clients; --listen-client-urls then takes gRPC only",
+    ),
+    used("heartbeat-interval", "100", Integer, Member, "Milliseconds between two heartbeats of the leader"),
+    used("election-timeout", "1000", Integer, Member, "Milliseconds without a leader until an election"),
+    used(
+        "quota-backend-bytes",
+        "0",
+        Integer,
+        Member,
+        "Bytes of state before the NOSPACE alarm; 0 is 2 GiB, negative no limit",
+    ),
+    used("max-txn-ops", "128", Integer, Member, "Most operations in one list of a transaction"),
+    used("max-request-bytes", "1572864", Bytes, Member, "Largest request"),
+    used("max-concurrent-streams", "4294967295", Integer, Member, "Most gRPC streams at a time on one connection"),
+    used("grpc-keepalive-interval", "2h", Duration, Member, "Ping a client that is silent for so long"),
+    used("grpc-keepalive-timeout", "20s", Duration, Member, "Close the connection if the ping is not answered"),
+    Flag {
+        name: "grpc-keepalive-min-time",
+        default: "5s",
+        kind: Duration,
+        section: Member,
+        status: Status::NotYet { accepts: "5s", hint: "how often clients ping is not policed yet: leave the flag out" },
+        help: "",
+    },
+    inert("snapshot-count", "10000", Integer, Member, LOG_KEPT),
+    inert("max-snapshots", "5", Integer, Member, "a snapshot is not kept as a file"),
+    inert("max-wals", "5", Integer, Member, LOG_KEPT),
+    inert("backend-batch-interval", "100ms", Duration, Member, ENGINE),
+    inert("backend-batch-limit", "10000", Integer, Member, ENGINE),
+    inert("backend-bbolt-freelist-type", "map", Text, Member, ENGINE),
+    inert("raft-read-timeout", "5s", Duration, Member, "connections between members are watched by heartbeats"),
+    inert("raft-write-timeout", "5s", Duration, Member, "connections between members are watched by heartbeats"),
+    inert("initial-election-tick-advance", "true", Bool, Member, "a member that starts waits one election timeout"),
+    Flag {
+        name: "enable-grpc-gateway",
+        default: "true",
+        kind: Bool,
+        section: Member,
+        status: Status::NotYet {
+            accepts: "false",
+            hint: "the JSON gateway (/v3/...) is not there yet: use a gRPC client, or set it to false",
+        },
+        help: "",
+    },
+    not_yet("memory-mlock", "false", Bool, Member, "locking memory is not there yet: turn swap off"),
+    inert("socket-reuse-address", "false", Bool, Member, "listeners always set SO_REUSEADDR"),
+    not_yet("socket-reuse-port", "false", Bool, Member, "SO_REUSEPORT is not there yet: leave the flag out"),
+    used("feature-gates", "", Text, Member, "Name=true|false, separated by commas"),
+    not_yet("config-file", "", Text, Member, "a configuration file is not there yet: use flags or ETCD_... variables"),
+    used(
+        "advertise-client-urls",
+        "http://localhost:2379",
+        Urls,
+        Clustering,
+        "What this member tells clients to dial; required with --listen-client-urls",
+    ),
+    used(
+        "initial-advertise-peer-urls",
+        "http://localhost:2380",
+        Urls,
+        Clustering,
+        "What this member tells the others to dial",
+    ),
+    used(
+        "initial-cluster",
+        "default=http://localhost:2380",
+        Text,
+        Clustering,
+        "name=peer-url of every member, at bootstrap",
+    ),
+    used("initial-cluster-state", "new", Text, Clustering, "new, or existing for a member that was added to a cluster"),
+    used("initial-cluster-token", "etcd-cluster", Text, Clustering, "Keeps clusters apart that look the same"),
+    used("strict-reconfig-check", "true", Bool, Clustering, "Refuse a membership change that would cost the quorum"),
+    used("pre-vote", "true", Bool, Clustering, "Ask before standing for election"),
+    used("auto-compaction-mode", "periodic", Text, Clustering, "periodic, or revision"),
+    used(
+        "auto-compaction-retention",
+        "0",
+        Text,
+        Clustering,
+        "History to keep: hours or a duration (periodic), or a number (revision); 0 turns it off",
+    ),
+    not_yet("discovery", "", Text, Clustering, DISCOVERY),
+    not_yet("discovery-cacert", "", Text, Clustering, DISCOVERY),
+    not_yet("discovery-cert", "", Text, Clustering, DISCOVERY),
+    not_yet("discovery-dial-timeout", "2s", Duration, Clustering, DISCOVERY),
+    not_yet("discovery-endpoints", "", Text, Clustering, DISCOVERY),
+    not_yet("discovery-fallback", "exit", Text, Clustering, DISCOVERY),
+    not_yet("discovery-insecure-skip-tls-verify", "false", Bool, Clustering, DISCOVERY),
+    not_yet("discovery-insecure-transport", "true", Bool, Clustering, DISCOVERY),
+    not_yet("discovery-keepalive-time", "2s", Duration, Clustering, DISCOVERY),
+    not_yet("discovery-keepalive-timeout", "6s", Duration, Clustering, DISCOVERY),
+    not_yet("discovery-key", "", Text, Clustering, DISCOVERY),
+    not_yet("discovery-password", "", Text, Clustering, DISCOVERY),
+    not_yet("discovery-proxy", "", Text, Clustering, DISCOVERY),
+    not_yet("discovery-request-timeout", "5s", Duration, Clustering, DISCOVERY),
+    not_yet("discovery-srv", "", Text, Clustering, DISCOVERY),
+    not_yet("discovery-srv-name", "", Text, Clustering, DISCOVERY),
+    not_yet("discovery-token", "", Text, Clustering, DISCOVERY),
+    not_yet("discovery-user", "", Text, Clustering, DISCOVERY),
+    inert("v2-deprecation", "write-only", Text, Clustering, "there is no v2 store"),
+    used("storage-engine", "redb", Text, Storage, "redb, sled or memory (keeps nothing)"),
+    used("engine-cache-bytes", "67108864", Bytes, Storage, "Memory of the engine's page cache"),
+    used("record-cache-bytes", "67108864", Bytes, Storage, "Memory of the cache of records that reads hit often"),
+    used(
+        "tail-bytes-max",
+        "67108864",
+        Bytes,
+        Storage,
+        "Most bytes that wait in memory for the engine; then writes wait",
+    ),
+    used("wal-segment-bytes", "67108864", Bytes, Storage, "Size of one file of the write-ahead log"),
+    used("wal-keep-bytes", "67108864", Bytes, Storage, "Log kept for members that lag; beyond it they get a snapshot"),
+    used("max-connections", "16384", Integer, Limits, "Most client connections; more wait to be accepted"),
+    used("max-concurrent-requests", "65536", Integer, Limits, "Most requests and streams at a time; more are refused"),
+    used("max-inflight-bytes", "268435456", Bytes, Limits, "Most bytes of requests being read and carried out"),
+    used("max-proposal-bytes", "67108864", Bytes, Limits, "Most bytes of writes under way; more are refused"),
+    used("max-header-bytes", "65536", Bytes, Limits, "Largest header list of one request"),
+    used("header-read-timeout", "10s", Duration, Limits, "How long a new connection may take until its first request"),
+    used(
+        "watch-queue-events",
+        "1024",
+        Integer,
+        Limits,
+        "Most events that wait for one slow watcher; then it re-reads history",
+    ),
+    used("shutdown-timeout", "5s", Duration, Limits, "How long requests may take to finish at shutdown"),
+    used(
+        "watch-progress-notify-interval",
+        "10m",
+        Duration,
+        Features,
+        "How often an idle watch that asked for it hears of progress",
+    ),
+    used("compaction-batch-limit", "1000", Integer, Features, "Keys that one step of compaction deletes at most"),
+    used("compaction-sleep-interval", "10ms", Duration, Features, "Pause between two steps of compaction"),
+    used("max-learners", "1", Integer, Features, "Most learners at a time"),
+    inert("bootstrap-defrag-threshold-megabytes", "0", Integer, Features, "the engine reuses space by itself"),
+    not_yet("compact-hash-check-time", "1m", Duration, Features, CORRUPT),
+    not_yet("corrupt-check-time", "0s", Duration, Features, CORRUPT),
+    not_yet("downgrade-check-time", "5s", Duration, Features, "downgrade is not there: leave the flag out"),
+    not_yet("peer-skip-client-san-verification", "false", Bool, Features, TLS),
+    inert("snapshot-catchup-entries", "5000", Integer, Features, LOG_KEPT),
+    inert(
+        "warning-apply-duration",
+        "100ms",
+        Duration,
+        Features,
+        "slow requests are logged as a whole; see --warning-unary-request-duration",
+    ),
+    not_yet("auto-tls", "false", Bool, Security, TLS),
+    not_yet("cert-file", "", Text, Security, TLS),
+    not_yet("cipher-suites", "", Text, Security, TLS),
+    not_yet("client-cert-allowed-hostname", "", Text, Security, TLS),
+    not_yet("client-cert-auth", "false", Bool, Security, TLS),
+    not_yet("client-cert-file", "", Text, Security, TLS),
+    not_yet("client-crl-file", "", Text, Security, TLS),
+    not_yet("client-key-file", "", Text, Security, TLS),
+    not_yet("cors", "*", Text, Security, "restricting CORS is not there yet: no CORS header is ever sent"),
+    not_yet("host-whitelist", "*", Text, Security, "a host whitelist is not there yet: filter in front of the server"),
+    not_yet("key-file", "", Text, Security, TLS),
+    not_yet("peer-auto-tls", "false", Bool, Security, TLS),
+    not_yet("peer-cert-allowed-cn", "", Text, Security, TLS),
+    not_yet("peer-cert-allowed-hostname", "", Text, Security, TLS),
+    not_yet("peer-cert-file", "", Text, Security, TLS),
+    not_yet("peer-client-cert-auth", "false", Bool, Security, TLS),
+    not_yet("peer-client-cert-file", "", Text, Security, TLS),
+    not_yet("peer-client-key-file", "", Text, Security, TLS),
+    not_yet("peer-crl-file", "", Text, Security, TLS),
+    not_yet("peer-key-file", "", Text, Security, TLS),
+    not_yet("peer-trusted-ca-file", "", Text, Security, TLS),
+    not_yet("self-signed-cert-validity", "1", Integer, Security, TLS),
+    not_yet("tls-max-version", "", Text, Security, TLS),
+    not_yet("tls-min-version", "TLS1.2", Text, Security, TLS),
+    not_yet("trusted-ca-file", "", Text, Security, TLS),
+    not_yet("auth-token", "simple", Text, Auth, AUTH),
+    not_yet("auth-token-ttl", "300", Integer, Auth, AUTH),
+    not_yet("bcrypt-cost", "10", Integer, Auth, AUTH),
+    used("listen-metrics-urls", "", Urls, Monitoring, "Where else to serve /metrics and the health endpoints"),
+    used("metrics", "basic", Text, Monitoring, "basic, or extensive (adds gRPC latency histograms)"),
+    not_yet("enable-pprof", "false", Bool, Monitoring, "pprof is Go's: use perf with the release build's line tables"),
+    used("log-level", "info", Text, Logging, "debug, info, warn, error (or panic, fatal: as error)"),
+    used("log-format", "json", Text, Logging, "json, or text (alias: console)"),
+    used("log-outputs", "default", Text, Logging, "default or stderr, or stdout"),
+    used("logger", "zap", Text, Logging, "Only zap, etcd's name for its structured logger"),
+    used("warning-unary-request-duration", "300ms", Duration, Logging, "Log a request that takes longer"),
+    not_yet("enable-log-rotation", "false", Bool, Logging, NO_ROTATION),
+    inert("log-rotation-config-json", "", Text, Logging, NO_ROTATION),
+    not_yet("enable-distributed-tracing", "false", Bool, Tracing, TRACING),
+    inert("distributed-tracing-address", "localhost:4317", Text, Tracing, TRACING),
+    inert("distributed-tracing-instance-id", "", Text, Tracing, TRACING),
+    inert("distributed-tracing-sampling-rate", "0", Integer, Tracing, TRACING),
+    inert("distributed-tracing-service-name", "etcd", Text, Tracing, TRACING),
+    used("unsafe-no-fsync", "false", Bool, Unsafe, "Never wait for the disk: a crash loses data"),
+    not_yet(
+        "force-new-cluster",
+        "false",
+        Bool,
+        Unsafe,
+        "it is not there yet: restore a snapshot into a new data directory",
+    ),
+    not_yet("force-new-cluster-bump-amount", "0", Integer, Unsafe, "it is not there yet: leave the flag out"),
+    alias(
+        "experimental-bootstrap-defrag-threshold-megabytes",
+        Integer,
+        Features,
+        "bootstrap-defrag-threshold-megabytes",
+    ),
+    not_yet("experimental-compact-hash-check-enabled", "false", Bool, Features, CORRUPT),
+    alias("experimental-compact-hash-check-time", Duration, Features, "compact-hash-check-time"),
+    alias("experimental-compaction-batch-limit", Integer, Features, "compaction-batch-limit"),
+    alias("experimental-compaction-sleep-interval", Duration, Features, "compaction-sleep-interval"),
+    alias("experimental-corrupt-check-time", Duration, Features, "corrupt-check-time"),
+    alias("experimental-distributed-tracing-address", Text, Tracing, "distributed-tracing-address"),
+    alias("experimental-distributed-tracing-instance-id", Text, Tracing, "distributed-tracing-instance-id"),
+    alias("experimental-distributed-tracing-sampling-rate", Integer, Tracing, "distributed-tracing-sampling-rate"),
+    alias("experimental-distributed-tracing-service-name", Text, Tracing, "distributed-tracing-service-name"),
+    alias("experimental-downgrade-check-time", Duration, Features, "downgrade-check-time"),
+    alias("experimental-enable-distributed-tracing", Bool, Tracing, "enable-distributed-tracing"),
+    inert(
+        "experimental-enable-lease-checkpoint",
+        "false",
+        Bool,
+        Features,
+        "leases are checkpointed by the node itself",
+    ),
+    inert(
+        "experimental-enable-lease-checkpoint-persist",
+        "false",
+        Bool,
+        Features,
+        "leases are checkpointed by the node itself",
+    ),
+    inert("experimental-initial-corrupt-check", "false", Bool, Features, "every record is checksummed when it is read"),
+    alias("experimental-memory-mlock", Bool, Member, "memory-mlock"),
+    alias("experimental-peer-skip-client-san-verification", Bool, Features, "peer-skip-client-san-verification"),
+    alias("experimental-snapshot-catchup-entries", Integer, Features, "snapshot-catchup-entries"),
+    inert("experimental-stop-grpc-service-on-defrag", "false", Bool, Features, "defragmentation is online"),
+    inert(
+        "experimental-txn-mode-write-with-shared-buffer",
+        "true",
+        Bool,
+        Features,
+        "transactions have no read buffer to share",
+    ),
+    alias("experimental-warning-apply-duration", Duration, Features, "warning-apply-duration"),
+    alias("experimental-warning-unary-request-duration", Duration, Logging, "warning-unary-request-duration"),
+    alias("experimental-watch-progress-notify-interval", Duration, Features, "watch-progress-notify-interval"),
+];
+
+/// The feature gates of etcd that `--feature-gates` takes, with the reason why each changes nothing here.
+pub const FEATURE_GATES: &[(&str, &str)] = &[
+    ("StopGRPCServiceOnDefrag", "defragmentation is online"),
+    ("InitialCorruptCheck", "every record is checksummed when it is read"),
+    ("CompactHashCheck", "compare `etcdctl endpoint hashkv --cluster`"),
+    ("TxnModeWriteWithSharedBuffer", "transactions have no read buffer to share"),
+    ("LeaseCheckpoint", "leases are checkpointed by the node itself"),
+    ("LeaseCheckpointPersist", "leases are checkpointed by the node itself"),
+    ("SetMemberLocalAddr", "the operating system chooses the local address"),
+    ("FastLeaseKeepAlive", "keep-alives do not wait for the log"),
+    ("PriorityRequest", "requests are not ranked"),
+    ("NonBlockingDefrag", "defragmentation is online"),
+];
+
+/// The row of a flag, by its name without dashes.
+pub fn find(name: &str) -> Option<&'static Flag> {
+    FLAGS.iter().find(|flag| flag.name == name)
+}
+
+/// The `server` subcommand for clap: every flag, grouped by section. Values stay text; [`crate::ServerConfig`] reads them.
+pub fn command() -> clap::Command {
+    let mut command = clap::Command::new("server")
+        .about("Run a member of a cluster")
+        .long_about(
+            "Run a member of a cluster.\n\nEvery flag is also read from QUORATE_<NAME> and ETCD_<NAME>, upper case, '-' as '_'. \
+             The flag beats QUORATE_, which beats ETCD_. A flag may start with one dash or two.",
+        )
+        .version(crate::version::BUILD)
+        .disable_help_subcommand(true);
+    for flag in FLAGS {
+        let mut arg = clap::Arg::new(flag.name)
+            .long(flag.name)
+            .help_heading(flag.section.title())
+            .overrides_with(flag.name)
+            .hide(flag.help.is_empty())
+            .allow_hyphen_values(true);
+        if flag.kind == Bool {
+            arg = arg.num_args(0..=1).require_equals(true).default_missing_value("true");
+        }
+        let default = if flag.default.is_empty() { String::new() } else { format!(" [default: {}]", flag.default) };
+        command = command.arg(arg.help(format!("{}{default}", flag.help)));
+    }
+    command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn names_are_unique_and_aliases_lead_to_a_flag_of_the_same_kind() {
+        let mut names = HashSet::new();
+        for flag in FLAGS {
+            assert!(names.insert(flag.name), "--{} is there twice", flag.name);
+            if let Status::Alias(of) = flag.status {
+                let target = find(of).expect(of);
+                assert_eq!(target.kind, flag.kind, "--{}", flag.name);
+                assert!(!matches!(target.status, Status::Alias(_)), "--{} leads to an alias", flag.name);
+            }
+        }
+    }
+
+    #[test]
+    fn a_used_flag_has_help() {
+        for flag in FLAGS {
+            assert_eq!(flag.status == Status::Used, !flag.help.is_empty(), "--{}", flag.name);
+        }
+    }
+
+    #[test]
+    fn clap_accepts_the_table() {
+        command().debug_assert();
+    }
+}

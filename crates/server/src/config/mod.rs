@@ -1,0 +1,369 @@
+//! [`ServerConfig`]: what the flags mean, checked. Knows no sockets and no files.
+
+pub mod flags;
+mod settings;
+mod urls;
+
+use crate::StartError;
+use crate::compactor::AutoCompaction;
+use quorate_node::{Config, EngineKind, InitialClusterState};
+use settings::Settings;
+use std::ffi::OsString;
+use std::time::Duration;
+pub use urls::Endpoint;
+
+/// What the log looks like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
+/// Which stream the log goes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogOutput {
+    /// Standard error.
+    Stderr,
+    /// Standard output.
+    Stdout,
+}
+
+/// Bounds on what clients can use.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Largest request; also in [`Config::request_bytes_max`].
+    pub request_bytes_max: usize,
+    /// Most client connections.
+    pub connections_max: usize,
+    /// Most requests and streams at a time.
+    pub requests_max: usize,
+    /// Most bytes of requests being read and carried out.
+    pub inflight_bytes_max: usize,
+    /// Most HTTP/2 streams on one connection.
+    pub streams_per_connection_max: u32,
+    /// Largest header list of one request.
+    pub header_bytes_max: u32,
+    /// How long a new connection may take until its first request.
+    pub header_read_timeout: Duration,
+    /// Ping a client that is silent for so long.
+    pub keepalive_interval: Duration,
+    /// Close the connection if the ping is not answered.
+    pub keepalive_timeout: Duration,
+    /// How long requests may take to finish at shutdown.
+    pub shutdown_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            request_bytes_max: 1_572_864,
+            connections_max: 16_384,
+            requests_max: 65_536,
+            inflight_bytes_max: 256 << 20,
+            streams_per_connection_max: u32::MAX,
+            header_bytes_max: 64 << 10,
+            header_read_timeout: Duration::from_secs(10),
+            keepalive_interval: Duration::from_secs(7200),
+            keepalive_timeout: Duration::from_secs(20),
+            shutdown_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Configuration of a server process.
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// The node.
+    pub node: Config,
+    /// Where to accept clients: gRPC, and HTTP unless `listen_http` is given.
+    pub listen_client: Vec<Endpoint>,
+    /// Where to accept HTTP clients only.
+    pub listen_http: Vec<Endpoint>,
+    /// Where else to serve metrics and health.
+    pub listen_metrics: Vec<Endpoint>,
+    /// Bounds.
+    pub limits: Limits,
+    /// Whether latency histograms are kept.
+    pub metrics_extensive: bool,
+    /// Requests that take longer are logged.
+    pub slow_request: Duration,
+    /// Compaction that the server asks for by itself.
+    pub auto_compaction: Option<AutoCompaction>,
+    /// The least severe level that is logged.
+    pub log_level: tracing::Level,
+    /// What the log looks like.
+    pub log_format: LogFormat,
+    /// Where the log goes.
+    pub log_output: LogOutput,
+    /// What the log should say at start.
+    pub warnings: Vec<String>,
+}
+
+impl ServerConfig {
+    /// Reads the arguments (without the program's and the subcommand's name) and the environment.
+    ///
+    /// # Errors
+    /// [`StartError::Usage`] if the arguments do not parse, or ask for help or the version; [`StartError::Config`] if a
+    /// value cannot be.
+    pub fn parse(
+        args: impl IntoIterator<Item = OsString>,
+        env: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, StartError> {
+        let mut settings = Settings::read(args, env)?;
+        check_fixed_choices(&settings)?;
+        read_feature_gates(&mut settings)?;
+        if settings.is_set("listen-client-urls") && !settings.is_set("advertise-client-urls") {
+            return Err(StartError::config(
+                "--advertise-client-urls is required when --listen-client-urls is set explicitly",
+            ));
+        }
+        let limits = read_limits(&settings)?;
+        let node = read_node(&settings)?;
+        let config = Self {
+            listen_client: urls::listen(&settings, "listen-client-urls")?,
+            listen_http: urls::listen(&settings, "listen-client-http-urls")?,
+            listen_metrics: urls::listen(&settings, "listen-metrics-urls")?,
+            limits,
+            metrics_extensive: choice(&settings, "metrics", &[("basic", false), ("extensive", true)])?,
+            slow_request: settings.duration("warning-unary-request-duration")?,
+            auto_compaction: read_auto_compaction(&settings)?,
+            log_level: read_log_level(&settings)?,
+            log_format: choice(
+                &settings,
+                "log-format",
+                &[("json", LogFormat::Json), ("text", LogFormat::Text), ("console", LogFormat::Text)],
+            )?,
+            log_output: choice(
+                &settings,
+                "log-outputs",
+                &[("default", LogOutput::Stderr), ("stderr", LogOutput::Stderr), ("stdout", LogOutput::Stdout)],
+            )?,
+            warnings: std::mem::take(&mut settings.warnings),
+            node,
+        };
+        Ok(config)
+    }
+
+    /// Checks what only matters for a member that has no data yet: that `--initial-cluster` knows it by name, with the
+    /// peer URLs that it advertises. (etcd ignores these flags once there is data.)
+    ///
+    /// # Errors
+    /// [`StartError::Config`] in etcd's words.
+    pub fn check_bootstrap(&self) -> Result<(), StartError> {
+        let node = &self.node;
+        let listed: Vec<&String> =
+            node.initial_cluster.iter().filter(|(name, _)| *name == node.name).map(|(_, url)| url).collect();
+        if listed.is_empty() {
+            return Err(StartError::config(format!(
+                "couldn't find local name {:?} in the initial cluster configuration: --initial-cluster must contain --name",
+                node.name
+            )));
+        }
+        let (mut listed, mut advertised) = (listed, node.initial_advertise_peer_urls.iter().collect::<Vec<_>>());
+        listed.sort();
+        advertised.sort();
+        if listed != advertised {
+            let expected: Vec<_> =
+                node.initial_advertise_peer_urls.iter().map(|url| format!("{}={url}", node.name)).collect();
+            return Err(StartError::config(format!(
+                "--initial-cluster must include {} given --initial-advertise-peer-urls={}",
+                expected.join(","),
+                node.initial_advertise_peer_urls.join(",")
+            )));
+        }
+        Ok(())
+    }
+}
+
+fn choice<T: Copy>(settings: &Settings, name: &str, choices: &[(&str, T)]) -> Result<T, StartError> {
+    let text = settings.text(name);
+    choices.iter().find(|(choice, _)| *choice == text).map(|(_, value)| *value).ok_or_else(|| {
+        let names: Vec<_> = choices.iter().map(|(choice, _)| *choice).collect();
+        StartError::config(format!("--{name}: {text:?} is not one of {}", names.join(", ")))
+    })
+}
+
+fn check_fixed_choices(settings: &Settings) -> Result<(), StartError> {
+    choice(settings, "logger", &[("zap", ())])
+}
+
+fn read_feature_gates(settings: &mut Settings) -> Result<(), StartError> {
+    for gate in settings.list("feature-gates") {
+        let (name, on) = gate.split_once('=').unwrap_or((&gate, ""));
+        if !matches!(on, "true" | "false") {
+            return Err(StartError::config(format!("--feature-gates: {gate:?} is not Name=true or Name=false")));
+        }
+        match flags::FEATURE_GATES.iter().find(|(known, _)| *known == name) {
+            Some((_, why)) => {
+                settings.warnings.push(format!("the feature gate {name} changes nothing here: {why}"));
+            }
+            None => return Err(StartError::config(format!("--feature-gates: unrecognized feature gate: {name}"))),
+        }
+    }
+    Ok(())
+}
+
+fn read_limits(settings: &Settings) -> Result<Limits, StartError> {
+    Ok(Limits {
+        request_bytes_max: settings.bytes("max-request-bytes")?,
+        connections_max: at_least_one(settings, "max-connections")?,
+        requests_max: at_least_one(settings, "max-concurrent-requests")?,
+        inflight_bytes_max: settings.bytes("max-inflight-bytes")?,
+        streams_per_connection_max: settings.integer("max-concurrent-streams")?,
+        header_bytes_max: settings.integer("max-header-bytes")?,
+        header_read_timeout: settings.duration("header-read-timeout")?,
+        keepalive_interval: settings.duration("grpc-keepalive-interval")?,
+        keepalive_timeout: settings.duration("grpc-keepalive-timeout")?,
+        shutdown_timeout: settings.duration("shutdown-timeout")?,
+    })
+}
+
+fn at_least_one(settings: &Settings, name: &str) -> Result<usize, StartError> {
+    match settings.integer(name)? {
+        0 => Err(StartError::config(format!("--{name} must be at least 1"))),
+        number => Ok(number),
+    }
+}
+
+fn read_node(settings: &Settings) -> Result<Config, StartError> {
+    let name = settings.text("name").to_owned();
+    let initial_advertise_peer_urls = urls::advertise(settings, "initial-advertise-peer-urls")?;
+    let initial_cluster = if settings.is_set("initial-cluster") {
+        read_initial_cluster(settings)?
+    } else {
+        initial_advertise_peer_urls.iter().map(|url| (name.clone(), url.clone())).collect()
+    };
+    let (heartbeat_interval, election_timeout) = read_ticks(settings)?;
+    let wal_dir = settings.text("wal-dir");
+    Ok(Config {
+        data_dir: settings.text("data-dir").replace("${name}", &name).into(),
+        wal_dir: (!wal_dir.is_empty()).then(|| wal_dir.into()),
+        listen_peer_urls: urls::listen(settings, "listen-peer-urls")?.into_iter().map(|at| at.to_string()).collect(),
+        initial_advertise_peer_urls,
+        advertise_client_urls: urls::advertise(settings, "advertise-client-urls")?,
+        initial_cluster,
+        initial_cluster_state: choice(
+            settings,
+            "initial-cluster-state",
+            &[("new", InitialClusterState::New), ("existing", InitialClusterState::Existing)],
+        )?,
+        initial_cluster_token: settings.text("initial-cluster-token").to_owned(),
+        heartbeat_interval,
+        election_timeout,
+        pre_vote: settings.boolean("pre-vote")?,
+        strict_reconfig_check: settings.boolean("strict-reconfig-check")?,
+        learners_max: settings.integer("max-learners")?,
+        engine: choice(
+            settings,
+            "storage-engine",
+            &[("redb", EngineKind::Redb), ("sled", EngineKind::Sled), ("memory", EngineKind::Memory)],
+        )?,
+        engine_cache_bytes: settings.bytes("engine-cache-bytes")?,
+        record_cache_bytes: settings.bytes("record-cache-bytes")?,
+        tail_bytes_max: settings.bytes("tail-bytes-max")?,
+        wal_segment_bytes: settings.integer("wal-segment-bytes")?,
+        wal_keep_bytes: settings.integer("wal-keep-bytes")?,
+        quota_bytes: settings.integer("quota-backend-bytes")?,
+        txn_ops_max: settings.integer("max-txn-ops")?,
+        request_bytes_max: settings.bytes("max-request-bytes")?,
+        inflight_bytes_max: settings.bytes("max-proposal-bytes")?,
+        watch_progress_interval: read_progress_interval(settings)?,
+        watch_queue_events_max: at_least_one(settings, "watch-queue-events")?,
+        compaction_batch: at_least_one(settings, "compaction-batch-limit")?,
+        compaction_pause: settings.duration("compaction-sleep-interval")?,
+        unsafe_no_fsync: settings.boolean("unsafe-no-fsync")?,
+        name,
+        ..Config::default()
+    })
+}
+
+fn read_initial_cluster(settings: &Settings) -> Result<Vec<(String, String)>, StartError> {
+    settings
+        .list("initial-cluster")
+        .into_iter()
+        .map(|member| match member.split_once('=') {
+            Some((name, url)) if !name.is_empty() => {
+                urls::check_advertised("initial-cluster", url)?;
+                Ok((name.to_owned(), url.to_owned()))
+            }
+            _ => Err(StartError::config(format!("--initial-cluster: {member:?} is not name=http://host:port"))),
+        })
+        .collect()
+}
+
+fn read_ticks(settings: &Settings) -> Result<(Duration, Duration), StartError> {
+    let heartbeat: u64 = settings.integer("heartbeat-interval")?;
+    let election: u64 = settings.integer("election-timeout")?;
+    if heartbeat == 0 {
+        return Err(StartError::config("--heartbeat-interval must be >0 (set to 0ms)"));
+    }
+    if election == 0 {
+        return Err(StartError::config("--election-timeout must be >0 (set to 0ms)"));
+    }
+    if heartbeat.saturating_mul(5) > election {
+        return Err(StartError::config(format!(
+            "--election-timeout[{election}ms] should be at least as 5 times as --heartbeat-interval[{heartbeat}ms]"
+        )));
+    }
+    if election > 50_000 {
+        return Err(StartError::config(format!(
+            "--election-timeout[{election}ms] is too long, and should be set less than 50000ms"
+        )));
+    }
+    Ok((Duration::from_millis(heartbeat), Duration::from_millis(election)))
+}
+
+fn read_progress_interval(settings: &Settings) -> Result<Duration, StartError> {
+    let interval = settings.duration("watch-progress-notify-interval")?;
+    if interval < Duration::from_millis(100) {
+        return Err(StartError::config("--watch-progress-notify-interval must be at least 100ms"));
+    }
+    Ok(interval)
+}
+
+fn read_auto_compaction(settings: &Settings) -> Result<Option<AutoCompaction>, StartError> {
+    let text = settings.text("auto-compaction-retention");
+    let bad = |expected: &str| StartError::config(format!("--auto-compaction-retention: {text:?} is not {expected}"));
+    let mode = settings.text("auto-compaction-mode");
+    Ok(match mode {
+        // A bare number is hours, as in etcd.
+        "periodic" => {
+            let retention = match text.parse::<u64>() {
+                Ok(hours) => Duration::from_secs(hours.saturating_mul(3600)),
+                Err(_) => settings::parse_duration(text).ok_or_else(|| bad("hours or a duration such as 30m"))?,
+            };
+            (!retention.is_zero()).then_some(AutoCompaction::Periodic(retention))
+        }
+        "revision" => {
+            let keep: i64 = text.parse().ok().filter(|keep| *keep >= 0).ok_or_else(|| bad("a number of revisions"))?;
+            (keep != 0).then_some(AutoCompaction::Revision(keep))
+        }
+        _ => {
+            return Err(StartError::config(format!(
+                "--auto-compaction-mode: {mode:?} is not one of periodic, revision"
+            )));
+        }
+    })
+}
+
+fn read_log_level(settings: &Settings) -> Result<tracing::Level, StartError> {
+    use tracing::Level;
+    choice(
+        settings,
+        "log-level",
+        &[
+            ("debug", Level::DEBUG),
+            ("info", Level::INFO),
+            ("warn", Level::WARN),
+            ("error", Level::ERROR),
+            ("dpanic", Level::ERROR),
+            ("panic", Level::ERROR),
+            ("fatal", Level::ERROR),
+        ],
+    )
+}
+
+#[cfg(test)]
+mod tests;

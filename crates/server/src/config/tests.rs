@@ -1,0 +1,107 @@
+//! What a set of flags makes of the configuration, or why it is refused.
+
+use super::*;
+
+fn parse(args: &[&str]) -> Result<ServerConfig, StartError> {
+    ServerConfig::parse(args.iter().map(OsString::from), [])
+}
+
+fn refused(args: &[&str]) -> String {
+    match parse(args).and_then(|config| config.check_bootstrap()) {
+        Ok(()) => panic!("{args:?} was accepted"),
+        Err(error) => error.to_string(),
+    }
+}
+
+#[test]
+fn without_flags_the_node_has_etcds_defaults() {
+    let config = parse(&[]).unwrap();
+    config.check_bootstrap().unwrap();
+    assert_eq!(format!("{:?}", config.node), format!("{:?}", Config::default()));
+    assert_eq!(config.listen_client.iter().map(ToString::to_string).collect::<Vec<_>>(), ["http://localhost:2379"]);
+    assert!(config.warnings.is_empty());
+}
+
+#[test]
+fn a_name_alone_makes_a_cluster_of_one() {
+    let config = parse(&["--name=a", "--initial-advertise-peer-urls=http://10.0.0.1:2380"]).unwrap();
+    config.check_bootstrap().unwrap();
+    assert_eq!(config.node.initial_cluster, [("a".to_owned(), "http://10.0.0.1:2380".to_owned())]);
+    assert_eq!(config.node.data_dir.to_str(), Some("a.etcd"));
+}
+
+#[test]
+fn what_kubeadm_passes_without_tls_is_accepted() {
+    let config = parse(&[
+        "--name=m",
+        "--feature-gates=InitialCorruptCheck=true",
+        "--listen-client-urls=http://127.0.0.1:2379,http://10.0.0.1:2379",
+        "--advertise-client-urls=http://10.0.0.1:2379",
+        "--listen-peer-urls=http://10.0.0.1:2380",
+        "--initial-advertise-peer-urls=http://10.0.0.1:2380",
+        "--data-dir=/var/lib/etcd",
+        "--snapshot-count=10000",
+        "--listen-metrics-urls=http://127.0.0.1:2381",
+        "--watch-progress-notify-interval=5s",
+        "--initial-cluster=m=http://10.0.0.1:2380",
+        "--initial-cluster-state=existing",
+    ])
+    .unwrap();
+    config.check_bootstrap().unwrap();
+    assert_eq!(config.node.watch_progress_interval, Duration::from_secs(5));
+    assert_eq!(config.node.initial_cluster_state, InitialClusterState::Existing);
+    assert_eq!((config.listen_client.len(), config.listen_metrics.len()), (2, 1));
+    assert_eq!(config.warnings.len(), 2);
+}
+
+#[test]
+fn what_cannot_be_is_refused_in_one_line() {
+    for (args, text) in [
+        (
+            &["--listen-client-urls=http://localhost:1"][..],
+            "--advertise-client-urls is required when --listen-client-urls is set explicitly",
+        ),
+        (
+            &["--heartbeat-interval=300"],
+            "--election-timeout[1000ms] should be at least as 5 times as --heartbeat-interval[300ms]",
+        ),
+        (&["--election-timeout=60000"], "--election-timeout[60000ms] is too long, and should be set less than 50000ms"),
+        (
+            &["--name=a", "--initial-cluster=b=http://localhost:2380"],
+            "couldn't find local name \"a\" in the initial cluster configuration: --initial-cluster must contain --name",
+        ),
+        (
+            &["--initial-cluster=default=http://localhost:9"],
+            "--initial-cluster must include default=http://localhost:2380 given --initial-advertise-peer-urls=http://localhost:2380",
+        ),
+        (&["--initial-cluster=x"], "--initial-cluster: \"x\" is not name=http://host:port"),
+        (&["--max-txn-ops=many"], "--max-txn-ops: \"many\" is not a number in range"),
+        (&["--max-request-bytes=-1"], "--max-request-bytes: \"-1\" is not a number in range"),
+        (&["--max-connections=0"], "--max-connections must be at least 1"),
+        (&["--watch-progress-notify-interval=50ms"], "--watch-progress-notify-interval must be at least 100ms"),
+        (&["--storage-engine=bolt"], "--storage-engine: \"bolt\" is not one of redb, sled, memory"),
+        (&["--feature-gates=Nonsense=true"], "--feature-gates: unrecognized feature gate: Nonsense"),
+        (&["--pre-vote=maybe"], "--pre-vote: \"maybe\" is neither true nor false"),
+        (
+            &["--listen-peer-urls=https://10.0.0.1:2380"],
+            "--listen-peer-urls: https://10.0.0.1:2380: TLS is not there yet: serve on loopback or behind a TLS proxy",
+        ),
+    ] {
+        assert_eq!(refused(args), text, "{args:?}");
+    }
+}
+
+#[test]
+fn auto_compaction_takes_hours_durations_and_revisions() {
+    for (args, expected) in [
+        (&["--auto-compaction-retention=0"][..], None),
+        (&["--auto-compaction-retention=1"], Some(AutoCompaction::Periodic(Duration::from_secs(3600)))),
+        (&["--auto-compaction-retention=30m"], Some(AutoCompaction::Periodic(Duration::from_secs(1800)))),
+        (
+            &["--auto-compaction-mode=revision", "--auto-compaction-retention=1000"],
+            Some(AutoCompaction::Revision(1000)),
+        ),
+    ] {
+        assert_eq!(parse(args).unwrap().auto_compaction, expected, "{args:?}");
+    }
+}

@@ -1,0 +1,200 @@
+//! gRPC's framing of messages: one byte "compressed", four bytes length, the message. Knows no method.
+
+use crate::limits::{Gauge, Taken};
+use bytes::{BufMut, Bytes, BytesMut};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use prost::Message;
+use std::sync::Arc;
+use tonic::{Code, Status};
+
+const PREFIX_BYTES: usize = 5;
+
+/// Reads the messages of one request body.
+///
+/// A message is never a slice of the connection's receive buffer: who keeps a key or a value keeps at most its request
+/// in memory.
+pub struct MessageReader {
+    body: Incoming,
+    inflight: Arc<Gauge>,
+    /// Of the message that was read last or is being read.
+    taken: Option<Taken<Arc<Gauge>>>,
+    message_bytes_max: usize,
+    buffer: Buffer,
+}
+
+/// Bytes that have come and are not yet a message.
+#[derive(Default)]
+struct Buffer {
+    /// Rest of the last frame; empty while `partial` is not.
+    frame: Bytes,
+    /// The start of a message that spans frames.
+    partial: BytesMut,
+}
+
+impl MessageReader {
+    /// Reads `body`; its bytes count in `inflight`.
+    pub fn new(body: Incoming, inflight: Arc<Gauge>, message_bytes_max: usize) -> Self {
+        Self { body, inflight, taken: None, message_bytes_max, buffer: Buffer::default() }
+    }
+
+    /// The next message, or `None` at the end. Cancel-safe: what has come is kept for the next call.
+    ///
+    /// # Errors
+    /// A message that is too large, compressed or cut off; a request that was given up; too many bytes under way.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, Status> {
+        loop {
+            if let Some(message) = self.take_message()? {
+                return Ok(Some(message));
+            }
+            match self.body.frame().await {
+                Some(Ok(frame)) => {
+                    if let Ok(data) = frame.into_data() {
+                        self.buffer.push(data);
+                    }
+                }
+                Some(Err(error)) => return Err(Status::new(Code::Cancelled, error.to_string())),
+                None if self.buffer.is_empty() => return Ok(None),
+                None => return Err(Status::new(Code::Internal, "grpc: the request ends within a message")),
+            }
+        }
+    }
+
+    /// Reads the only message of a unary request.
+    pub async fn only(&mut self) -> Result<Bytes, Status> {
+        // As in grpc-go, the answer does not wait for the client to end its side.
+        self.next().await?.ok_or_else(|| Status::new(Code::Internal, "grpc: the request has no message"))
+    }
+
+    /// A message that is there already, so that several can be answered at once.
+    pub fn take_message(&mut self) -> Result<Option<Bytes>, Status> {
+        let Some(length) = self.buffer.message_bytes(self.message_bytes_max)? else { return Ok(None) };
+        if self.taken.is_none() {
+            self.taken = Some(
+                Gauge::take(Arc::clone(&self.inflight), length)
+                    .ok_or_else(|| Status::new(Code::ResourceExhausted, "etcdserver: too many requests"))?,
+            );
+        }
+        let message = self.buffer.split(length);
+        if message.is_some() {
+            self.taken = None;
+        }
+        Ok(message)
+    }
+}
+
+impl Buffer {
+    fn is_empty(&self) -> bool {
+        self.frame.is_empty() && self.partial.is_empty()
+    }
+
+    fn bytes(&self) -> &[u8] {
+        if self.partial.is_empty() { &self.frame } else { &self.partial }
+    }
+
+    fn push(&mut self, data: Bytes) {
+        if self.is_empty() {
+            self.frame = data;
+        } else {
+            self.partial.extend_from_slice(&std::mem::take(&mut self.frame));
+            self.partial.extend_from_slice(&data);
+        }
+    }
+
+    /// Length of the message that is at the front, once its prefix is there.
+    fn message_bytes(&self, max: usize) -> Result<Option<usize>, Status> {
+        let Some((prefix, _)) = self.bytes().split_first_chunk::<PREFIX_BYTES>() else { return Ok(None) };
+        let [compressed, length @ ..] = *prefix;
+        if compressed != 0 {
+            return Err(Status::new(Code::Unimplemented, "grpc: Decompressor is not installed"));
+        }
+        let length = u32::from_be_bytes(length) as usize;
+        if length > max {
+            let text = format!("grpc: received message larger than max ({length} vs. {max})");
+            return Err(Status::new(Code::ResourceExhausted, text));
+        }
+        Ok(Some(length))
+    }
+
+    /// Takes the message of `length` bytes from the front, if all of it is there.
+    fn split(&mut self, length: usize) -> Option<Bytes> {
+        let end = PREFIX_BYTES + length;
+        if self.bytes().len() < end {
+            // The length is known and within bounds: allocate once.
+            self.partial.reserve(end - self.partial.len());
+            self.partial.extend_from_slice(&std::mem::take(&mut self.frame));
+            None
+        } else if self.partial.is_empty() {
+            let message = Bytes::copy_from_slice(&self.frame[PREFIX_BYTES..end]);
+            self.frame = self.frame.slice(end..);
+            Some(message)
+        } else {
+            let message = self.partial.split_to(end).freeze().slice(PREFIX_BYTES..);
+            // What follows must not keep the large buffer.
+            self.frame = Bytes::copy_from_slice(&std::mem::take(&mut self.partial));
+            Some(message)
+        }
+    }
+}
+
+/// Decodes a message; the error is grpc-go's.
+pub fn decode<M: Message + Default>(message: Bytes) -> Result<M, Status> {
+    M::decode(message)
+        .map_err(|error| Status::new(Code::Internal, format!("grpc: error unmarshalling request: {error}")))
+}
+
+/// Appends a message with its prefix.
+pub fn encode<M: Message>(message: &M, out: &mut BytesMut) {
+    let length = message.encoded_len();
+    out.reserve(PREFIX_BYTES + length);
+    out.put_u8(0);
+    // A length beyond 4 GiB cannot be framed; requests and ranges are bounded far below.
+    out.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
+    message.encode_raw(out);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn messages(frames: &[&[u8]], max: usize) -> Result<Vec<Vec<u8>>, String> {
+        let mut buffer = Buffer::default();
+        let mut messages = Vec::new();
+        for frame in frames {
+            buffer.push(Bytes::copy_from_slice(frame));
+            while let Some(length) = buffer.message_bytes(max).map_err(|status| status.message().to_owned())? {
+                let Some(message) = buffer.split(length) else { break };
+                messages.push(message.to_vec());
+            }
+        }
+        Ok(messages)
+    }
+
+    #[test]
+    fn messages_are_the_same_however_they_are_cut_into_frames() {
+        let stream = b"\0\0\0\0\x03abc\0\0\0\0\0\0\0\0\0\x02de";
+        let expected = vec![b"abc".to_vec(), vec![], b"de".to_vec()];
+        assert_eq!(messages(&[stream], 10).unwrap(), expected);
+        for first in 0..stream.len() {
+            for second in first..stream.len() {
+                let frames = [&stream[..first], &stream[first..second], &stream[second..]];
+                assert_eq!(messages(&frames, 10).unwrap(), expected, "cut at {first} and {second}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_large_message_is_refused_by_its_prefix() {
+        assert_eq!(messages(&[b"\0\0\0\0\x0b"], 10).unwrap_err(), "grpc: received message larger than max (11 vs. 10)");
+        assert!(messages(&[b"\x01\0\0\0\0"], 10).is_err());
+    }
+
+    #[test]
+    fn a_message_that_was_encoded_is_read_again() {
+        let mut out = BytesMut::new();
+        encode(&quorate_proto::etcdserverpb::LeaseGrantRequest { ttl: 5, id: 7 }, &mut out);
+        let message = messages(&[&out], 100).unwrap().remove(0);
+        let request: quorate_proto::etcdserverpb::LeaseGrantRequest = decode(message.into()).unwrap();
+        assert_eq!((request.ttl, request.id), (5, 7));
+    }
+}

@@ -1,0 +1,274 @@
+//! gRPC over a hyper HTTP/2 stream: path to method, message in, message out. Knows framing, limits and metrics; what a
+//! method does is in `service`.
+//!
+//! There is no router, no middleware and no boxed future on the way of a read or a write: this path is most of what a
+//! request costs outside of the node.
+
+mod body;
+mod message;
+mod method;
+mod track;
+
+use crate::limits::{Gauge, Taken};
+use crate::service::{cluster, health, kv, lease, maintenance, watch as watch_service};
+use crate::shared::Shared;
+use crate::status::{rejected, status};
+pub use body::{Body, Out};
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderValue, Method as HttpMethod, Request, Response};
+use hyper::body::Incoming;
+pub use message::{MessageReader, decode, encode};
+pub use method::{Kind, Method};
+use prost::Message;
+use quorate_core::Rejection;
+use std::sync::Arc;
+use tokio::sync::watch;
+use tonic::{Code, Status};
+pub use track::Track;
+
+/// What a client may send beyond `max-request-bytes` before the transport refuses it, as in etcd.
+pub const OVERHEAD_BYTES: usize = 512 << 10;
+
+const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("application/grpc");
+
+/// Whether a request is gRPC's, and not plain HTTP.
+pub fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(http::header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// Answers one request.
+pub async fn serve(shared: Arc<Shared>, request: Request<Incoming>) -> Response<Body> {
+    let (head, body) = request.into_parts();
+    if head.method != HttpMethod::POST {
+        return refusal(&Status::new(Code::Internal, format!("http2: unexpected method {:?}", head.method.as_str())));
+    }
+    let Some(method) = Method::from_path(head.uri.path()) else {
+        return refusal(&Status::unimplemented(method::unknown(head.uri.path())));
+    };
+    let Some(_permit) = Gauge::take(&*shared.requests, 1) else {
+        shared.metrics.refused.increment();
+        return refusal(&status(&quorate_node::Error::TooManyRequests));
+    };
+    shared.metrics.client_request(method.kind(), &head.headers);
+    let wants_leader = head.headers.get("hasleader").is_some_and(|value| value == "true");
+    drop(head);
+    let call = Call { shared: &shared, method, wants_leader };
+    match method {
+        Method::Range => call.unary(body, kv::range).await,
+        Method::Put => call.unary(body, kv::put).await,
+        Method::Txn => call.unary(body, kv::txn).await,
+        Method::DeleteRange => call.unary(body, kv::delete_range).await,
+        // Boxed, so that what is rare does not make every request's future larger.
+        Method::Compact => Box::pin(call.unary(body, kv::compact)).await,
+        Method::RangeStream => Box::pin(call.stream(body, kv::range_stream)).await,
+        Method::Watch => call.bidi(body, watch_service::watch),
+        Method::LeaseGrant => Box::pin(call.unary(body, lease::grant)).await,
+        Method::LeaseRevoke => Box::pin(call.unary(body, lease::revoke)).await,
+        Method::LeaseKeepAlive => call.bidi(body, lease::keep_alive),
+        Method::LeaseTimeToLive => Box::pin(call.unary(body, lease::time_to_live)).await,
+        Method::LeaseLeases => Box::pin(call.unary(body, lease::leases)).await,
+        Method::MemberList => Box::pin(call.unary(body, cluster::member_list)).await,
+        Method::MemberAdd => Box::pin(call.unary(body, cluster::member_add)).await,
+        Method::MemberRemove => Box::pin(call.unary(body, cluster::member_remove)).await,
+        Method::MemberUpdate => Box::pin(call.unary(body, cluster::member_update)).await,
+        Method::MemberPromote => Box::pin(call.unary(body, cluster::member_promote)).await,
+        Method::Status => Box::pin(call.unary(body, maintenance::status)).await,
+        Method::Alarm => Box::pin(call.unary(body, maintenance::alarm)).await,
+        Method::Defragment => Box::pin(call.unary(body, maintenance::defragment)).await,
+        Method::Hash => Box::pin(call.unary(body, maintenance::hash)).await,
+        Method::HashKv => Box::pin(call.unary(body, maintenance::hash_kv)).await,
+        Method::Snapshot => Box::pin(call.stream(body, maintenance::snapshot)).await,
+        Method::MoveLeader => Box::pin(call.unary(body, maintenance::move_leader)).await,
+        Method::Downgrade => Box::pin(call.unary(body, maintenance::downgrade)).await,
+        Method::AuthStatus => Box::pin(call.unary(body, cluster::auth_status)).await,
+        Method::Authenticate => Box::pin(call.unary(body, cluster::authenticate)).await,
+        Method::HealthCheck => Box::pin(call.unary(body, health::check)).await,
+        Method::HealthWatch => Box::pin(call.stream(body, health::watch)).await,
+    }
+}
+
+/// An answer that is only a failure.
+fn refusal(status: &Status) -> Response<Body> {
+    let mut response = Response::new(Body::Empty);
+    let headers = response.headers_mut();
+    headers.insert(http::header::CONTENT_TYPE, CONTENT_TYPE);
+    // It fails only on a text that cannot be a header, and the text is percent-encoded.
+    if status.add_header(headers).is_err() {
+        headers.insert("grpc-status", HeaderValue::from_static("2"));
+    }
+    response
+}
+
+fn answer(body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    response.headers_mut().insert(http::header::CONTENT_TYPE, CONTENT_TYPE);
+    response
+}
+
+/// One call of a method.
+struct Call<'a> {
+    shared: &'a Arc<Shared>,
+    method: Method,
+    /// Whether the client would rather have an error than an answer without a leader.
+    wants_leader: bool,
+}
+
+/// What a stream's handler gets with its requests.
+pub struct Session {
+    /// The server.
+    pub shared: Arc<Shared>,
+    /// The messages that the client sends.
+    pub requests: MessageReader,
+    /// Changes when there has been no leader for long; there only if the client asked to be told.
+    pub no_leader: Option<watch::Receiver<u64>>,
+    /// Counts what goes in and out.
+    pub track: Track<Arc<Shared>>,
+    _permit: Taken<Arc<Gauge>>,
+}
+
+impl Session {
+    /// The client's next message, `None` at their end. Cancel-safe.
+    ///
+    /// # Errors
+    /// What the client sent cannot be, or the stream must end: see [`end`].
+    pub async fn next_request(&mut self) -> Result<Option<Bytes>, Status> {
+        tokio::select! {
+            biased;
+            request = self.requests.next() => request,
+            failure = end(&self.shared, &mut self.no_leader) => Err(failure),
+        }
+    }
+}
+
+/// Resolves when a stream must end, with the reason: the server stops, or there has been no leader for long and the
+/// client asked to be told.
+pub async fn end(shared: &Shared, no_leader: &mut Option<watch::Receiver<u64>>) -> Status {
+    let lost = async {
+        let told = match no_leader {
+            Some(no_leader) => no_leader.changed().await.is_ok(),
+            None => false,
+        };
+        if !told {
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        () = shared.stopping.cancelled() => status(&quorate_node::Error::Stopped),
+        () = lost => status(&quorate_node::Error::NoLeader),
+    }
+}
+
+impl<'a> Call<'a> {
+    async fn unary<Q, A, F>(self, body: Incoming, handler: impl FnOnce(&'a Shared, Q) -> F) -> Response<Body>
+    where
+        Q: Message + Default,
+        A: Message,
+        F: Future<Output = Result<A, Status>>,
+    {
+        let shared: &'a Shared = self.shared;
+        let mut track = Track::start(shared, self.method);
+        match self.unary_message(body, handler, &mut track).await {
+            Ok(message) => {
+                track.end(Code::Ok);
+                answer(Body::Unary(message))
+            }
+            Err(failure) => {
+                track.end(failure.code());
+                refusal(&failure)
+            }
+        }
+    }
+
+    async fn unary_message<Q, A, F>(
+        self,
+        body: Incoming,
+        handler: impl FnOnce(&'a Shared, Q) -> F,
+        track: &mut Track<&'a Shared>,
+    ) -> Result<Bytes, Status>
+    where
+        Q: Message + Default,
+        A: Message,
+        F: Future<Output = Result<A, Status>>,
+    {
+        self.check_leader()?;
+        let mut reader = self.reader(body);
+        let message = reader.only().await?;
+        track.received(message.len());
+        if self.method.is_proposed() && message.len() > self.shared.request_bytes_max {
+            return Err(rejected(Rejection::RequestTooLarge));
+        }
+        let reply = handler(self.shared, decode(message)?).await?;
+        let mut out = BytesMut::new();
+        encode(&reply, &mut out);
+        track.sent(1, out.len());
+        Ok(out.freeze())
+    }
+
+    /// A method with one request and a stream of answers.
+    async fn stream<Q, F>(self, body: Incoming, handler: fn(Session, Q) -> F) -> Response<Body>
+    where
+        Q: Message + Default,
+        F: Future<Output = Result<Body, (Session, Status)>>,
+    {
+        let mut session = match self.session(body) {
+            Ok(session) => session,
+            Err(failure) => return refusal(&failure),
+        };
+        let request = session.requests.only().await.and_then(|message| {
+            session.track.received(message.len());
+            decode(message)
+        });
+        let outcome = match request {
+            Ok(request) => handler(session, request).await,
+            Err(failure) => Err((session, failure)),
+        };
+        match outcome {
+            Ok(body) => answer(body),
+            Err((mut session, failure)) => {
+                session.track.end(failure.code());
+                refusal(&failure)
+            }
+        }
+    }
+
+    /// A method with streams both ways.
+    fn bidi(self, body: Incoming, handler: fn(Session) -> Body) -> Response<Body> {
+        match self.session(body) {
+            Ok(session) => answer(handler(session)),
+            Err(failure) => refusal(&failure),
+        }
+    }
+
+    fn session(&self, body: Incoming) -> Result<Session, Status> {
+        let mut track = Track::start(Arc::clone(self.shared), self.method);
+        // The stream outlives this call, and with it the call's own permit.
+        let permit = self.check_leader().and_then(|()| {
+            Gauge::take(Arc::clone(&self.shared.requests), 1)
+                .ok_or_else(|| status(&quorate_node::Error::TooManyRequests))
+        });
+        match permit {
+            Ok(permit) => Ok(Session {
+                shared: Arc::clone(self.shared),
+                requests: self.reader(body),
+                no_leader: self.wants_leader.then(|| self.shared.no_leader.clone()),
+                track,
+                _permit: permit,
+            }),
+            Err(failure) => {
+                track.end(failure.code());
+                Err(failure)
+            }
+        }
+    }
+
+    fn reader(&self, body: Incoming) -> MessageReader {
+        MessageReader::new(body, Arc::clone(&self.shared.inflight), self.shared.request_bytes_max + OVERHEAD_BYTES)
+    }
+
+    fn check_leader(&self) -> Result<(), Status> {
+        if self.wants_leader && !self.shared.node.has_leader() {
+            return Err(status(&quorate_node::Error::NoLeader));
+        }
+        Ok(())
+    }
+}

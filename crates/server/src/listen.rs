@@ -1,0 +1,256 @@
+//! Sockets: listeners, one task per connection, HTTP/1.1 and HTTP/2 on one port. Knows limits and shutdown, not methods.
+//!
+//! Guarantees: at most `connections_max` connections are held, more wait in the kernel; a connection that does not make a
+//! request in time is closed; at shutdown each connection may finish what it has begun, for a bounded time.
+
+use crate::StartError;
+use crate::config::{Endpoint, Limits};
+use crate::grpc::{self, Body};
+use crate::http as plain_http;
+use crate::shared::Shared;
+use http::{Request, Response, StatusCode, Version};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use std::convert::Infallible;
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// HTTP/2 flow control: what one stream may send ahead of us.
+const STREAM_WINDOW_BYTES: u32 = 256 << 10;
+/// HTTP/2 flow control: what one connection may send ahead of us.
+const CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
+/// Streams that a client opened and reset before we saw them; beyond it the connection is closed.
+const PENDING_RESETS_MAX: usize = 256;
+/// Pause after a failed accept: without it, running out of files would spin.
+const ACCEPT_RETRY: Duration = Duration::from_millis(50);
+
+/// What a listener serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Serves {
+    /// gRPC and HTTP.
+    All,
+    /// gRPC only.
+    Grpc,
+    /// HTTP only.
+    Http,
+}
+
+enum Socket {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+/// An open listener.
+pub struct Listener {
+    socket: Socket,
+    serves: Serves,
+    address: String,
+}
+
+impl Listener {
+    /// Opens it.
+    ///
+    /// # Errors
+    /// [`StartError::Listen`]; `flag` is where the address came from.
+    pub async fn open(endpoint: &Endpoint, serves: Serves, flag: &'static str) -> Result<Self, StartError> {
+        let failed = |source| StartError::Listen { flag, url: endpoint.to_string(), source };
+        let (socket, address) = match endpoint {
+            Endpoint::Tcp { host, port } => {
+                let listener = TcpListener::bind((host.as_str(), *port)).await.map_err(failed)?;
+                let address = listener.local_addr().map_err(failed)?.to_string();
+                (Socket::Tcp(listener), address)
+            }
+            Endpoint::Unix(path) => {
+                remove_stale_socket(path).map_err(failed)?;
+                (Socket::Unix(UnixListener::bind(path).map_err(failed)?), path.display().to_string())
+            }
+        };
+        Ok(Self { socket, serves, address })
+    }
+
+    /// `ip:port`, or the path.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// What it serves.
+    pub fn serves(&self) -> Serves {
+        self.serves
+    }
+}
+
+/// A socket file stays behind when its process is killed. One that nobody answers on is removed.
+fn remove_stale_socket(path: &std::path::Path) -> io::Result<()> {
+    if path.exists() && std::os::unix::net::UnixStream::connect(path).is_err() {
+        return std::fs::remove_file(path);
+    }
+    Ok(())
+}
+
+/// Accepts and serves connections.
+#[derive(Clone)]
+pub struct Acceptor {
+    shared: Arc<Shared>,
+    builder: Arc<auto::Builder<TokioExecutor>>,
+    connections: Arc<Semaphore>,
+    tasks: TaskTracker,
+    header_read_timeout: Duration,
+    /// Canceled: accept nothing more, finish what was begun.
+    stop: CancellationToken,
+    /// Canceled: drop what is still there.
+    cut: CancellationToken,
+}
+
+impl Acceptor {
+    /// An acceptor that holds to `limits` and ends with `stop`.
+    pub fn new(shared: Arc<Shared>, limits: &Limits, stop: CancellationToken) -> Self {
+        Self {
+            shared,
+            builder: Arc::new(builder(limits)),
+            connections: Arc::new(Semaphore::new(limits.connections_max.min(Semaphore::MAX_PERMITS))),
+            tasks: TaskTracker::new(),
+            header_read_timeout: limits.header_read_timeout,
+            stop,
+            cut: CancellationToken::new(),
+        }
+    }
+
+    /// Starts to accept on `listener`.
+    pub fn listen(&self, listener: Listener) {
+        self.tasks.spawn(self.clone().accept(listener));
+    }
+
+    /// Waits until all connections are gone; after `timeout`, cuts them. Call it after the stop token was canceled.
+    pub async fn drain(&self, timeout: Duration) {
+        self.tasks.close();
+        if tokio::time::timeout(timeout, self.tasks.wait()).await.is_err() {
+            tracing::warn!(connections = self.tasks.len(), "connections did not finish in time and are cut");
+            self.cut.cancel();
+            self.tasks.wait().await;
+        }
+    }
+
+    async fn accept(self, listener: Listener) {
+        loop {
+            // The permit comes first: connections beyond the bound wait in the kernel and cost nothing here.
+            let permit = tokio::select! {
+                () = self.stop.cancelled() => return,
+                permit = Arc::clone(&self.connections).acquire_owned() => permit,
+            };
+            // The semaphore is never closed.
+            let Ok(permit) = permit else { return };
+            let accepted = tokio::select! {
+                () = self.stop.cancelled() => return,
+                accepted = self.accept_one(&listener, permit) => accepted,
+            };
+            if let Err(error) = accepted {
+                tracing::warn!(address = listener.address, %error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_RETRY).await;
+            }
+        }
+    }
+
+    async fn accept_one(&self, listener: &Listener, permit: OwnedSemaphorePermit) -> io::Result<()> {
+        match &listener.socket {
+            Socket::Tcp(socket) => {
+                let (stream, _) = socket.accept().await?;
+                // Small answers must not wait for more to come.
+                stream.set_nodelay(true)?;
+                self.tasks.spawn(self.clone().connection(stream, listener.serves, permit));
+            }
+            Socket::Unix(socket) => {
+                let (stream, _) = socket.accept().await?;
+                self.tasks.spawn(self.clone().connection(stream, listener.serves, permit));
+            }
+        }
+        Ok(())
+    }
+
+    async fn connection<I>(self, stream: I, serves: Serves, _permit: OwnedSemaphorePermit)
+    where
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        self.shared.metrics.connections_accepted.increment();
+        let active = Arc::new(AtomicBool::new(false));
+        let service = {
+            let (shared, active) = (Arc::clone(&self.shared), Arc::clone(&active));
+            service_fn(move |request| {
+                active.store(true, Relaxed);
+                serve(Arc::clone(&shared), serves, request)
+            })
+        };
+        let mut connection = pin!(self.builder.serve_connection(TokioIo::new(stream), service));
+        let first_request = tokio::time::sleep(self.header_read_timeout);
+        let result = tokio::select! {
+            result = connection.as_mut() => result,
+            () = idle(first_request, &active) => Ok(()),
+            () = self.stop.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                tokio::select! {
+                    result = connection => result,
+                    () = self.cut.cancelled() => Ok(()),
+                }
+            }
+        };
+        self.shared.metrics.connections_closed.increment();
+        if let Err(error) = result {
+            tracing::debug!(error, "a connection ended with an error");
+        }
+    }
+}
+
+/// Resolves if nothing was asked until `deadline`; never, once something was.
+async fn idle(deadline: tokio::time::Sleep, active: &AtomicBool) {
+    deadline.await;
+    if active.load(Relaxed) {
+        std::future::pending().await
+    }
+}
+
+fn builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.header_read_timeout)
+        // hyper takes no less than 8 KiB.
+        .max_buf_size((limits.header_bytes_max as usize).max(8 << 10));
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits.streams_per_connection_max)
+        .max_pending_accept_reset_streams(PENDING_RESETS_MAX)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_header_list_size(limits.header_bytes_max)
+        .keep_alive_interval((!limits.keepalive_interval.is_zero()).then_some(limits.keepalive_interval))
+        .keep_alive_timeout(limits.keepalive_timeout)
+        // gRPC does without, and it costs bytes in every answer.
+        .auto_date_header(false);
+    builder
+}
+
+async fn serve(shared: Arc<Shared>, serves: Serves, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+    let is_grpc = request.version() == Version::HTTP_2 && grpc::is_grpc(request.headers());
+    Ok(match (is_grpc, serves) {
+        (true, Serves::All | Serves::Grpc) => grpc::serve(shared, request).await,
+        (false, Serves::All | Serves::Http) => {
+            Box::pin(plain_http::serve(&shared, request.method(), request.uri())).await
+        }
+        (true, Serves::Http) | (false, Serves::Grpc) => {
+            let mut response = Response::new(Body::Empty);
+            *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+            response
+        }
+    })
+}

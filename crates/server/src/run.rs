@@ -1,0 +1,164 @@
+//! A server process from start to end: node, listeners, signals.
+
+use crate::compactor::Compactor;
+use crate::config::ServerConfig;
+use crate::leaderless::LeaderWatch;
+use crate::listen::{Acceptor, Listener, Serves};
+use crate::shared::Shared;
+use crate::{StartError, log, notify};
+use quorate_node::Node;
+use std::path::Path;
+use std::sync::Arc;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Runs a server until SIGINT or SIGTERM, or until the node stops by itself. Starts the log and the runtime.
+///
+/// # Errors
+/// Why it did not start, or why the node stopped.
+pub fn run(config: ServerConfig) -> Result<(), StartError> {
+    log::start(&config);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .thread_name("quorate")
+        .enable_all()
+        .build()
+        .map_err(StartError::Process)?;
+    let result = runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate()).map_err(StartError::Process)?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(StartError::Process)?;
+        let asked = async move {
+            tokio::select! {
+                _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
+                _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
+            }
+        };
+        let mut asked = std::pin::pin!(asked);
+        // A node that waits for its cluster must be stoppable, too.
+        let server = tokio::select! {
+            server = Server::start(config) => server?,
+            () = asked.as_mut() => return Ok(()),
+        };
+        let ready = server.node().clone();
+        let outcome = tokio::select! {
+            () = asked.as_mut() => Ok(()),
+            reason = server.node().stopped() => Err(StartError::Node(reason)),
+            never = tell_when_ready(ready) => match never {},
+        };
+        notify::stopping();
+        server.shutdown().await;
+        outcome
+    });
+    if let Err(error) = &result {
+        tracing::error!(%error, "the server stops");
+    }
+    result
+}
+
+/// Tells the service manager once the member serves; never returns.
+async fn tell_when_ready(node: Node) -> std::convert::Infallible {
+    if node.wait_ready().await.is_ok() {
+        tracing::info!("ready to serve client requests");
+        notify::ready();
+    }
+    std::future::pending().await
+}
+
+/// A running server. Dropping it does not stop it: call [`Server::shutdown`].
+pub struct Server {
+    node: Node,
+    acceptor: Acceptor,
+    tasks: TaskTracker,
+    /// Streams end, and connections finish what they have begun.
+    stopping: CancellationToken,
+    shutdown_timeout: std::time::Duration,
+    addresses: Vec<(Serves, String)>,
+}
+
+impl Server {
+    /// Opens the listeners, starts the node, and serves.
+    ///
+    /// # Errors
+    /// What cannot be, an address that cannot be listened on, or a node that does not start.
+    pub async fn start(config: ServerConfig) -> Result<Self, StartError> {
+        // A member with data knows its cluster; etcd ignores the bootstrap flags then.
+        if is_empty(&config.node.data_dir) {
+            config.check_bootstrap()?;
+        }
+        for warning in &config.warnings {
+            tracing::warn!("{warning}");
+        }
+        warn_of_open_listeners(&config);
+        // A taken port is found before anything is written to the disk.
+        let listeners = open_listeners(&config).await?;
+        let node = Node::start(config.node.clone()).await.map_err(StartError::Node)?;
+        let stopping = CancellationToken::new();
+        let (leaderless, no_leader) = LeaderWatch::new(node.clone(), config.node.election_timeout);
+        let shared = Arc::new(Shared::new(node.clone(), &config, no_leader, stopping.clone()));
+        let acceptor = Acceptor::new(shared, &config.limits, stopping.clone());
+        let tasks = TaskTracker::new();
+        tasks.spawn(leaderless.run(stopping.clone()));
+        if let Some(mode) = config.auto_compaction {
+            tasks.spawn(Compactor::new(node.clone(), mode).run(stopping.clone()));
+        }
+        let mut addresses = Vec::new();
+        for listener in listeners {
+            tracing::info!(address = listener.address(), serves = ?listener.serves(), "serving clients");
+            addresses.push((listener.serves(), listener.address().to_owned()));
+            acceptor.listen(listener);
+        }
+        Ok(Self { node, acceptor, tasks, stopping, shutdown_timeout: config.limits.shutdown_timeout, addresses })
+    }
+
+    /// The node that it serves.
+    pub fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// Where it listens: what is served, and `ip:port` or a path.
+    pub fn addresses(&self) -> &[(Serves, String)] {
+        &self.addresses
+    }
+
+    /// Accepts nothing more, lets requests finish for a bounded time, then stops the node.
+    pub async fn shutdown(self) {
+        self.stopping.cancel();
+        self.acceptor.drain(self.shutdown_timeout).await;
+        self.tasks.close();
+        self.tasks.wait().await;
+        self.node.shutdown().await;
+        tracing::info!("stopped");
+    }
+}
+
+fn is_empty(dir: &Path) -> bool {
+    std::fs::read_dir(dir).map_or(true, |mut entries| entries.next().is_none())
+}
+
+fn warn_of_open_listeners(config: &ServerConfig) {
+    let lists = [
+        ("--listen-client-urls", &config.listen_client),
+        ("--listen-client-http-urls", &config.listen_http),
+        ("--listen-metrics-urls", &config.listen_metrics),
+    ];
+    for (flag, endpoints) in lists {
+        for endpoint in endpoints.iter().filter(|endpoint| !endpoint.is_local()) {
+            tracing::warn!(flag, %endpoint, "whoever reaches this address reads and writes everything: it is not encrypted");
+        }
+    }
+}
+
+async fn open_listeners(config: &ServerConfig) -> Result<Vec<Listener>, StartError> {
+    let client_serves = if config.listen_http.is_empty() { Serves::All } else { Serves::Grpc };
+    let mut listeners = Vec::new();
+    for (flag, endpoints, serves) in [
+        ("listen-client-urls", &config.listen_client, client_serves),
+        ("listen-client-http-urls", &config.listen_http, Serves::Http),
+        ("listen-metrics-urls", &config.listen_metrics, Serves::Http),
+    ] {
+        for endpoint in endpoints {
+            listeners.push(Listener::open(endpoint, serves, flag).await?);
+        }
+    }
+    Ok(listeners)
+}

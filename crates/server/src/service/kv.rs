@@ -1,0 +1,57 @@
+//! The KV service: range, put, delete, txn, compact.
+
+use super::range_stream::{RangeAnswers, check_streamable};
+use crate::convert;
+use crate::grpc::{Body, Session};
+use crate::shared::Shared;
+use crate::status::status;
+use quorate_core::{Op, Revision, Txn};
+use quorate_proto::etcdserverpb as pb;
+use tonic::Status;
+
+/// Reads a range.
+pub async fn range(shared: &Shared, request: pb::RangeRequest) -> Result<pb::RangeResponse, Status> {
+    let request = convert::range_request(request)?;
+    let answer = shared.node.range(request).await.map_err(|error| status(&error))?;
+    Ok(convert::range_response(convert::header(answer.header), answer.body))
+}
+
+/// Reads a range as a stream of chunks.
+pub async fn range_stream(session: Session, request: pb::RangeRequest) -> Result<Body, (Session, Status)> {
+    match convert::range_request(request).and_then(check_streamable) {
+        Ok(request) => Ok(super::body(RangeAnswers::new(session, request))),
+        Err(failure) => Err((session, failure)),
+    }
+}
+
+/// Writes one key.
+pub async fn put(shared: &Shared, request: pb::PutRequest) -> Result<pb::PutResponse, Status> {
+    let txn = only(Op::Put(convert::put_request(request)));
+    let answer = shared.node.txn(txn).await.map_err(|error| status(&error))?;
+    convert::put_answer(answer)
+}
+
+/// Deletes keys.
+pub async fn delete_range(shared: &Shared, request: pb::DeleteRangeRequest) -> Result<pb::DeleteRangeResponse, Status> {
+    let txn = only(Op::DeleteRange(convert::delete_request(request)));
+    let answer = shared.node.txn(txn).await.map_err(|error| status(&error))?;
+    convert::delete_answer(answer)
+}
+
+fn only(op: Op) -> Txn {
+    Txn { compares: Vec::new(), success: vec![op], failure: Vec::new() }
+}
+
+/// Runs a transaction.
+pub async fn txn(shared: &Shared, request: pb::TxnRequest) -> Result<pb::TxnResponse, Status> {
+    let txn = convert::txn_request(request, shared.txn_ops_max)?;
+    let answer = shared.node.txn(txn).await.map_err(|error| status(&error))?;
+    Ok(convert::txn_answer(answer))
+}
+
+/// Forgets history.
+pub async fn compact(shared: &Shared, request: pb::CompactionRequest) -> Result<pb::CompactionResponse, Status> {
+    let revision = Revision::new(request.revision);
+    let answer = shared.node.compact(revision, request.physical).await.map_err(|error| status(&error))?;
+    Ok(pb::CompactionResponse { header: Some(convert::header(answer.header)) })
+}

@@ -1,0 +1,87 @@
+//! The Lease service.
+
+use super::{Answers, Outbox, body};
+use crate::convert;
+use crate::grpc::{Body, Session, decode};
+use crate::shared::Shared;
+use crate::status::status;
+use bytes::Bytes;
+use quorate_core::LeaseId;
+use quorate_proto::etcdserverpb as pb;
+use tonic::Status;
+
+/// Most keep-alives that are answered in one frame.
+const KEEP_ALIVE_BATCH: u64 = 64;
+
+/// Grants a lease.
+pub async fn grant(shared: &Shared, request: pb::LeaseGrantRequest) -> Result<pb::LeaseGrantResponse, Status> {
+    let answer =
+        shared.node.lease_grant(LeaseId::new(request.id), request.ttl).await.map_err(|error| status(&error))?;
+    let (id, ttl) = answer.body;
+    Ok(pb::LeaseGrantResponse { header: Some(convert::header(answer.header)), id: id.get(), ttl, error: String::new() })
+}
+
+/// Revokes a lease.
+pub async fn revoke(shared: &Shared, request: pb::LeaseRevokeRequest) -> Result<pb::LeaseRevokeResponse, Status> {
+    let answer = shared.node.lease_revoke(LeaseId::new(request.id)).await.map_err(|error| status(&error))?;
+    Ok(pb::LeaseRevokeResponse { header: Some(convert::header(answer.header)) })
+}
+
+/// How long a lease has left.
+pub async fn time_to_live(
+    shared: &Shared,
+    request: pb::LeaseTimeToLiveRequest,
+) -> Result<pb::LeaseTimeToLiveResponse, Status> {
+    let answer =
+        shared.node.lease_time_to_live(LeaseId::new(request.id), request.keys).await.map_err(|error| status(&error))?;
+    Ok(convert::lease_time_to_live(answer))
+}
+
+/// Lists leases.
+pub async fn leases(shared: &Shared, _: pb::LeaseLeasesRequest) -> Result<pb::LeaseLeasesResponse, Status> {
+    let answer = shared.node.leases().await.map_err(|error| status(&error))?;
+    Ok(pb::LeaseLeasesResponse {
+        header: Some(convert::header(answer.header)),
+        leases: answer.body.into_iter().map(|id| pb::LeaseStatus { id: id.get() }).collect(),
+    })
+}
+
+/// Renews leases: one answer for each request, in order.
+pub fn keep_alive(session: Session) -> Body {
+    body(KeepAlives { session })
+}
+
+struct KeepAlives {
+    session: Session,
+}
+
+impl KeepAlives {
+    async fn renew(&mut self, message: Bytes, out: &mut Outbox) -> Result<(), Status> {
+        self.session.track.received(message.len());
+        let request: pb::LeaseKeepAliveRequest = decode(message)?;
+        let lease = LeaseId::new(request.id);
+        let answer = self.session.shared.node.lease_keep_alive(lease).await.map_err(|error| status(&error))?;
+        out.push(&pb::LeaseKeepAliveResponse {
+            header: Some(convert::header(answer.header)),
+            id: request.id,
+            ttl: answer.body,
+        });
+        Ok(())
+    }
+}
+
+impl Answers for KeepAlives {
+    fn session(&mut self) -> &mut Session {
+        &mut self.session
+    }
+
+    async fn next(&mut self, out: &mut Outbox) -> Result<bool, Status> {
+        let Some(message) = self.session.next_request().await? else { return Ok(false) };
+        self.renew(message, out).await?;
+        while out.messages < KEEP_ALIVE_BATCH {
+            let Some(message) = self.session.requests.take_message()? else { break };
+            self.renew(message, out).await?;
+        }
+        Ok(true)
+    }
+}

@@ -1,0 +1,150 @@
+//! The Maintenance service.
+
+use super::{Answers, Outbox, body};
+use crate::convert;
+use crate::grpc::{Body, Session};
+use crate::shared::Shared;
+use crate::status::status as failure;
+use crate::version;
+use quorate_core::{Alarm, MemberId, Revision};
+use quorate_node::SnapshotReader;
+use quorate_proto::etcdserverpb as pb;
+use sha2::{Digest, Sha256};
+use tonic::Status;
+
+/// State of this member.
+pub async fn status(shared: &Shared, _: pb::StatusRequest) -> Result<pb::StatusResponse, Status> {
+    let header = shared.node.header();
+    let status = shared.node.status();
+    let mut errors = Vec::new();
+    if status.leader.is_none() {
+        errors.push(quorate_node::Error::NoLeader.to_string());
+    }
+    // The trailing space is etcd's.
+    errors.extend(
+        status
+            .alarms
+            .iter()
+            .map(|alarm| format!("memberID:{} alarm:{} ", alarm.member, convert::alarm_name(alarm.kind))),
+    );
+    Ok(pb::StatusResponse {
+        header: Some(convert::header(header)),
+        version: version::ETCD_SERVER.to_owned(),
+        db_size: status.db_size_bytes,
+        leader: status.leader.map_or(0, MemberId::get),
+        raft_index: status.committed_index.get(),
+        raft_term: status.term.get(),
+        raft_applied_index: status.applied_index.get(),
+        errors,
+        db_size_in_use: status.db_size_in_use_bytes,
+        is_learner: status.is_learner,
+        storage_version: version::ETCD_STORAGE.to_owned(),
+        db_size_quota: status.db_quota_bytes,
+        downgrade_info: Some(pb::DowngradeInfo::default()),
+    })
+}
+
+/// Lists, raises or clears alarms.
+pub async fn alarm(shared: &Shared, request: pb::AlarmRequest) -> Result<pb::AlarmResponse, Status> {
+    use pb::alarm_request::AlarmAction;
+    let kind = convert::alarm_kind(request.alarm);
+    let active = match AlarmAction::try_from(request.action) {
+        Ok(AlarmAction::Get) => {
+            let alarms = shared.node.alarms().into_iter().filter(|alarm| kind.is_none_or(|kind| alarm.kind == kind));
+            return Ok(pb::AlarmResponse {
+                header: Some(convert::header(shared.node.header())),
+                alarms: alarms.map(convert::alarm).collect(),
+            });
+        }
+        Ok(AlarmAction::Activate) => true,
+        Ok(AlarmAction::Deactivate) => false,
+        Err(_) => return Err(Status::invalid_argument("etcdserver: invalid alarm action")),
+    };
+    // As in etcd, setting "no alarm" changes nothing.
+    let Some(kind) = kind else {
+        return Ok(pb::AlarmResponse { header: Some(convert::header(shared.node.header())), alarms: Vec::new() });
+    };
+    let alarm = Alarm { member: MemberId::new(request.member_id), kind };
+    let answer = shared.node.alarm_set(alarm, active).await.map_err(|error| failure(&error))?;
+    Ok(pb::AlarmResponse {
+        header: Some(convert::header(answer.header)),
+        alarms: answer.body.into_iter().map(convert::alarm).collect(),
+    })
+}
+
+/// Compacts the engine online. As in etcd, the answer has no header.
+pub async fn defragment(shared: &Shared, _: pb::DefragmentRequest) -> Result<pb::DefragmentResponse, Status> {
+    shared.node.defragment().await.map_err(|error| failure(&error))?;
+    Ok(pb::DefragmentResponse { header: None })
+}
+
+/// Hash of everything that is kept.
+pub async fn hash(shared: &Shared, _: pb::HashRequest) -> Result<pb::HashResponse, Status> {
+    let answer = shared.node.hash_kv(Revision::ZERO).await.map_err(|error| failure(&error))?;
+    Ok(pb::HashResponse { header: Some(convert::header(answer.header)), hash: answer.body.hash })
+}
+
+/// Hash of the history up to a revision.
+pub async fn hash_kv(shared: &Shared, request: pb::HashKvRequest) -> Result<pb::HashKvResponse, Status> {
+    let answer = shared.node.hash_kv(Revision::new(request.revision)).await.map_err(|error| failure(&error))?;
+    Ok(pb::HashKvResponse {
+        header: Some(convert::header(answer.header)),
+        hash: answer.body.hash,
+        compact_revision: answer.body.compact_revision.get(),
+        hash_revision: answer.body.hash_revision.get(),
+    })
+}
+
+/// Hands leadership over. As in etcd, the answer has no header.
+pub async fn move_leader(shared: &Shared, request: pb::MoveLeaderRequest) -> Result<pb::MoveLeaderResponse, Status> {
+    shared.node.move_leader(MemberId::new(request.target_id)).await.map_err(|error| failure(&error))?;
+    Ok(pb::MoveLeaderResponse { header: None })
+}
+
+/// Refuses.
+pub async fn downgrade(_: &Shared, _: pb::DowngradeRequest) -> Result<pb::DowngradeResponse, Status> {
+    Err(Status::unimplemented("downgrade is not there: a Quorate cluster has no earlier version to go back to"))
+}
+
+/// Sends a snapshot of the keyspace, and its SHA-256 at the end.
+pub async fn snapshot(session: Session, _: pb::SnapshotRequest) -> Result<Body, (Session, Status)> {
+    match session.shared.node.snapshot().await {
+        Ok(reader) => Ok(body(SnapshotAnswers { session, reader, hash: Some(Sha256::new()) })),
+        Err(error) => Err((session, failure(&error))),
+    }
+}
+
+struct SnapshotAnswers {
+    session: Session,
+    reader: SnapshotReader,
+    /// Of all that was sent; taken when it was sent itself.
+    hash: Option<Sha256>,
+}
+
+impl Answers for SnapshotAnswers {
+    fn session(&mut self) -> &mut Session {
+        &mut self.session
+    }
+
+    async fn next(&mut self, out: &mut Outbox) -> Result<bool, Status> {
+        let blob = match (self.reader.next().await.map_err(|error| failure(&error))?, &mut self.hash) {
+            (_, None) => return Ok(false),
+            (Some(blob), Some(hash)) => {
+                hash.update(&blob);
+                blob
+            }
+            (None, Some(hash)) => {
+                let digest = hash.finalize_reset();
+                self.hash = None;
+                bytes::Bytes::copy_from_slice(&digest)
+            }
+        };
+        out.push(&pb::SnapshotResponse {
+            header: None,
+            remaining_bytes: self.reader.remaining_bytes(),
+            blob,
+            version: version::ETCD_STORAGE.to_owned(),
+        });
+        Ok(true)
+    }
+}

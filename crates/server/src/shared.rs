@@ -1,0 +1,61 @@
+//! What all connections share.
+
+use crate::config::ServerConfig;
+use crate::limits::Gauge;
+use crate::metrics::Metrics;
+use quorate_node::Node;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// What all connections share.
+pub struct Shared {
+    /// The node that answers.
+    pub node: Node,
+    /// Figures of the front.
+    pub metrics: Metrics,
+    /// Requests and streams under way.
+    pub requests: Arc<Gauge>,
+    /// Bytes of requests being read and carried out.
+    pub inflight: Arc<Gauge>,
+    /// Largest request.
+    pub request_bytes_max: usize,
+    /// Most operations in one list of a transaction.
+    pub txn_ops_max: usize,
+    /// Requests that take longer are logged.
+    pub slow_request: Duration,
+    /// Changes each time that there has been no leader for long.
+    pub no_leader: tokio::sync::watch::Receiver<u64>,
+    /// Canceled when the server stops: streams end.
+    pub stopping: CancellationToken,
+    slow_requests: AtomicU64,
+}
+
+impl Shared {
+    /// Puts it together.
+    pub fn new(
+        node: Node,
+        config: &ServerConfig,
+        no_leader: tokio::sync::watch::Receiver<u64>,
+        stopping: CancellationToken,
+    ) -> Self {
+        Self {
+            node,
+            metrics: Metrics::new(config.metrics_extensive),
+            requests: Arc::new(Gauge::new(config.limits.requests_max)),
+            inflight: Arc::new(Gauge::new(config.limits.inflight_bytes_max)),
+            request_bytes_max: config.limits.request_bytes_max,
+            txn_ops_max: config.node.txn_ops_max,
+            slow_request: config.slow_request,
+            no_leader,
+            stopping,
+            slow_requests: AtomicU64::new(0),
+        }
+    }
+
+    /// A number that names a slow request in the log.
+    pub fn next_slow_request(&self) -> u64 {
+        self.slow_requests.fetch_add(1, Relaxed)
+    }
+}

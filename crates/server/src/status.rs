@@ -1,0 +1,118 @@
+//! One table: which gRPC code each failure has. The texts are the failures' own, byte for byte etcd's: clients match on
+//! them, and decide on the code whether to try again.
+
+use quorate_core::Rejection;
+use quorate_node::Error;
+use tonic::{Code, Status};
+
+/// The answer to a request that failed.
+pub fn status(error: &Error) -> Status {
+    let code = match error {
+        Error::Rejected(rejection) => return rejected(*rejection),
+        Error::NoLeader
+        | Error::LeaderChanged
+        | Error::Timeout
+        | Error::TimeoutLeaderFailure
+        | Error::TimeoutConnectionLost
+        | Error::TimeoutWaitAppliedIndex
+        | Error::Stopped
+        | Error::UnhealthyCluster => Code::Unavailable,
+        Error::NotLeader
+        | Error::NotSupportedForLearner
+        | Error::MemberExists
+        | Error::PeerUrlExists
+        | Error::NotEnoughStartedMembers
+        | Error::MemberNotLearner
+        | Error::LearnerNotReady
+        | Error::TooManyLearners
+        | Error::BadLeaderTransferee => Code::FailedPrecondition,
+        Error::TooManyRequests => Code::ResourceExhausted,
+        Error::MemberBadUrls => Code::InvalidArgument,
+        Error::MemberNotFound => Code::NotFound,
+        Error::LeaderTransferTimeout => Code::Unknown,
+        // Where the disk failed is for the log; to a client this member is gone, and the next one may do.
+        Error::Fatal(_) => return Status::new(Code::Unavailable, Error::Stopped.to_string()),
+    };
+    Status::new(code, error.to_string())
+}
+
+/// The answer to a request that the state machine or a check refused.
+pub fn rejected(rejection: Rejection) -> Status {
+    let code = match rejection {
+        Rejection::EmptyKey
+        | Rejection::KeyNotFound
+        | Rejection::ValueProvided
+        | Rejection::LeaseProvided
+        | Rejection::TooManyOps
+        | Rejection::DuplicateKey
+        | Rejection::InvalidSortOption
+        | Rejection::RequestTooLarge => Code::InvalidArgument,
+        Rejection::Compacted | Rejection::FutureRevision | Rejection::LeaseTtlTooLarge => Code::OutOfRange,
+        Rejection::NoSpace => Code::ResourceExhausted,
+        Rejection::Corrupt => Code::DataLoss,
+        Rejection::LeaseNotFound => Code::NotFound,
+        Rejection::LeaseExists => Code::FailedPrecondition,
+    };
+    Status::new(code, rejection.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Transcribed from etcd's error contract: code number and text.
+    #[test]
+    fn codes_and_texts_are_etcds() {
+        let rejected = Error::Rejected;
+        for (error, code, text) in [
+            (rejected(Rejection::EmptyKey), 3, "etcdserver: key is not provided"),
+            (rejected(Rejection::KeyNotFound), 3, "etcdserver: key not found"),
+            (rejected(Rejection::ValueProvided), 3, "etcdserver: value is provided"),
+            (rejected(Rejection::LeaseProvided), 3, "etcdserver: lease is provided"),
+            (rejected(Rejection::TooManyOps), 3, "etcdserver: too many operations in txn request"),
+            (rejected(Rejection::DuplicateKey), 3, "etcdserver: duplicate key given in txn request"),
+            (rejected(Rejection::InvalidSortOption), 3, "etcdserver: invalid sort option"),
+            (rejected(Rejection::Compacted), 11, "etcdserver: mvcc: required revision has been compacted"),
+            (rejected(Rejection::FutureRevision), 11, "etcdserver: mvcc: required revision is a future revision"),
+            (rejected(Rejection::NoSpace), 8, "etcdserver: mvcc: database space exceeded"),
+            (rejected(Rejection::LeaseNotFound), 5, "etcdserver: requested lease not found"),
+            (rejected(Rejection::LeaseExists), 9, "etcdserver: lease already exists"),
+            (rejected(Rejection::LeaseTtlTooLarge), 11, "etcdserver: too large lease TTL"),
+            (rejected(Rejection::RequestTooLarge), 3, "etcdserver: request is too large"),
+            (rejected(Rejection::Corrupt), 15, "etcdserver: corrupt cluster"),
+            (Error::MemberExists, 9, "etcdserver: member ID already exist"),
+            (Error::PeerUrlExists, 9, "etcdserver: Peer URLs already exists"),
+            (
+                Error::NotEnoughStartedMembers,
+                9,
+                "etcdserver: re-configuration failed due to not enough started members",
+            ),
+            (Error::MemberBadUrls, 3, "etcdserver: given member URLs are invalid"),
+            (Error::MemberNotFound, 5, "etcdserver: member not found"),
+            (Error::MemberNotLearner, 9, "etcdserver: can only promote a learner member"),
+            (Error::LearnerNotReady, 9, "etcdserver: can only promote a learner member which is in sync with leader"),
+            (Error::TooManyLearners, 9, "etcdserver: too many learner members in cluster"),
+            (Error::TooManyRequests, 8, "etcdserver: too many requests"),
+            (Error::NoLeader, 14, "etcdserver: no leader"),
+            (Error::NotLeader, 9, "etcdserver: not leader"),
+            (Error::LeaderChanged, 14, "etcdserver: leader changed"),
+            (Error::Stopped, 14, "etcdserver: server stopped"),
+            (Error::Timeout, 14, "etcdserver: request timed out"),
+            (Error::TimeoutLeaderFailure, 14, "etcdserver: request timed out, possibly due to previous leader failure"),
+            (Error::TimeoutConnectionLost, 14, "etcdserver: request timed out, possibly due to connection lost"),
+            (
+                Error::TimeoutWaitAppliedIndex,
+                14,
+                "etcdserver: request timed out, waiting for the applied index took too long",
+            ),
+            (Error::UnhealthyCluster, 14, "etcdserver: unhealthy cluster"),
+            (Error::NotSupportedForLearner, 9, "etcdserver: rpc not supported for learner"),
+            (Error::BadLeaderTransferee, 9, "etcdserver: bad leader transferee"),
+            (Error::LeaderTransferTimeout, 2, "etcdserver: request timed out, leader transfer took too long"),
+            (Error::Fatal("segment 7 is damaged at 4096".into()), 14, "etcdserver: server stopped"),
+        ] {
+            let status = status(&error);
+            assert_eq!((status.code() as i32, status.message()), (code, text), "{error:?}");
+        }
+    }
+}
