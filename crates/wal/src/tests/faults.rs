@@ -2,7 +2,7 @@
 
 use super::{DIR, all, append, completion, entry, open, options, run, segment_path, settle, vote};
 use crate::fault::FaultDisk;
-use crate::{Disk, GroupLog, WalError};
+use crate::{Completion, Disk, GroupLog, WalError};
 use bytes::Bytes;
 use std::path::Path;
 use std::sync::Arc;
@@ -277,5 +277,29 @@ fn the_last_handle_closes_the_log() {
         for task in tasks {
             task.await.unwrap();
         }
+    });
+}
+
+#[test]
+fn an_entry_that_replaced_a_queued_one_stays_readable() {
+    run(async {
+        let disk = FaultDisk::new();
+        let log = open(&disk, &options(1 << 10)).unwrap();
+        let group = log.wal.group(1);
+        // The full disk keeps the first entry in the writer's hands until the second one has taken its place.
+        disk.set_capacity(Some(disk.used_bytes()));
+        let (reader, (seen, read)) = (group.clone(), tokio::sync::oneshot::channel());
+        let done = Completion::new(move |_| drop(seen.send(reader.read(0..1, u64::MAX))));
+        group.append(vec![entry(1, 0, [1; 3000])], done).await.unwrap();
+        settle().await;
+        group.truncate_after(None).unwrap();
+        let (done, outcome) = completion();
+        group.append(vec![entry(2, 0, [2; 3000])], done).await.unwrap();
+        disk.set_capacity(None);
+        log.wal.retry_space();
+        assert_eq!(read.await.unwrap().unwrap(), [entry(2, 0, [2; 3000])]);
+        outcome.await.unwrap().unwrap();
+        assert_eq!(all(&group), [entry(2, 0, [2; 3000])]);
+        log.close().await;
     });
 }

@@ -7,6 +7,7 @@ mod faults;
 mod golden;
 mod model;
 mod random;
+mod threads;
 
 use crate::fault::FaultDisk;
 use crate::{Completion, GroupLog, LogEntry, Wal, WalError, WalOptions};

@@ -151,7 +151,7 @@ impl Pair {
     async fn append(&mut self, group: u32, entries: u8, body_bytes: u16) -> Result<(), WalError> {
         let naive = &self.model.now[&group];
         let (term, mut index) = naive.last().map_or((1, 0), |(term, index)| (term, index + 1));
-        let term = term + u64::from(entries % 3 == 0);
+        let term = term + u64::from(entries.is_multiple_of(3));
         let mut added = Vec::new();
         for _ in 0..entries {
             let mut body = self.count().to_le_bytes().to_vec();
