@@ -118,6 +118,32 @@ fn a_torn_tail_is_cut_and_a_bad_record_before_a_later_batch_is_not() {
 }
 
 #[test]
+fn damage_to_the_restated_state_is_never_a_torn_tail() {
+    run(async {
+        let disk = FaultDisk::new();
+        let log = open(&disk, &options(1 << 10)).unwrap();
+        vote(&log.wal.group(1), "for me").await.unwrap();
+        append(&log.wal.group(1), vec![entry(1, 0, [0; 700]), entry(1, 1, [1; 700])]).await.unwrap();
+        log.abandon().await;
+        // As if the power had failed just after the second segment was made.
+        let path = segment_path(2);
+        let restated_end = crate::format::u64_at(&disk.content(&path), 40);
+        disk.open(&path).unwrap().set_len(restated_end).unwrap();
+        let log = open(&disk.copy(), &options(1 << 10)).unwrap();
+        assert_eq!(log.wal.group(1).state().vote, Some("for me".into()));
+        log.abandon().await;
+        // The last two bytes are the padding of the vote, and mean nothing.
+        for byte in 64..restated_end - 2 {
+            let copy = disk.copy();
+            copy.flip_bit(&path, byte * 8);
+            let error = open(&copy, &options(1 << 10)).err().expect("it opened");
+            let WalError::Corrupt { path: named, offset, .. } = error else { panic!("{error}") };
+            assert!(named == path && offset <= byte && offset >= 64, "offset {offset} for byte {byte}");
+        }
+    });
+}
+
+#[test]
 fn a_missing_segment_is_missed() {
     run(async {
         let (disk, _) = closed_log().await;

@@ -247,6 +247,25 @@ fn an_append_waits_for_room_and_a_huge_one_passes() {
 }
 
 #[test]
+fn bodies_leave_memory_even_if_they_were_queued_when_their_turn_came() {
+    run(async {
+        let disk = FaultDisk::new();
+        let log = open(&disk, &options(4 << 10)).unwrap();
+        let group = log.wal.group(1);
+        // One append over several segments: some of it is durable while the rest is queued.
+        append(&group, (0..10).map(|index| entry(1, index, [index as u8; 1000])).collect()).await.unwrap();
+        // Memory would not notice what happens to the disk.
+        for sequence in 1..=log.wal.metrics().segments {
+            (0..disk.content(&segment_path(sequence)).len() as u64)
+                .for_each(|byte| disk.flip_bit(&segment_path(sequence), byte * 8));
+        }
+        let in_memory = (0..10).filter(|&index| group.read(index..index + 1, u64::MAX).is_ok()).count();
+        assert_eq!(in_memory, 1, "the cache holds 2 KiB");
+        log.abandon().await;
+    });
+}
+
+#[test]
 fn entries_out_of_order_are_refused() {
     run(async {
         let disk = FaultDisk::new();
