@@ -130,12 +130,16 @@ impl Namespaces {
         format!("{}n{index}", self.tag)
     }
 
+    fn veth(&self, index: usize) -> String {
+        format!("{}v{index}", self.tag)
+    }
+
     fn address(&self, index: usize) -> String {
         format!("10.213.{}.{}", self.subnet, index + 1)
     }
 
     fn add(&mut self, index: usize) -> Result<()> {
-        let (name, outer, address) = (self.name(index), format!("{}v{index}", self.tag), self.address(index));
+        let (name, outer, address) = (self.name(index), self.veth(index), self.address(index));
         ip(&["netns", "add", &name])?;
         self.members.push(index);
         ip(&["link", "add", &outer, "type", "veth", "peer", "name", "eth0", "netns", &name])?;
@@ -183,7 +187,8 @@ impl Namespaces {
 impl Drop for Namespaces {
     fn drop(&mut self) {
         for &member in &self.members {
-            // Removes its end of the pair, and with it the other.
+            // The kernel clears a namespace away when it gets to it; the pair's outer end would stay until then.
+            let _ = ip(&["link", "del", &self.veth(member)]);
             let _ = ip(&["netns", "del", &self.name(member)]);
         }
         let _ = ip(&["link", "del", &self.bridge()]);
