@@ -301,6 +301,8 @@ impl WatchStream {
 
     /// Reads history from `from` on, at most to `to`, until enough was read for one step.
     fn read_chunk(&self, from: Revision, to: Revision) -> Result<Chunk, Error> {
+        // Whoever is behind needs something that was published: the others went live when that was found out.
+        debug_assert!(from <= to, "{from} is not published");
         let mut size = MessageSize::new(&self.hub.options);
         let mut chunk = Chunk { end: to, found: BTreeMap::new() };
         let mut wanted_by = Vec::new();

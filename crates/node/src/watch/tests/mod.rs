@@ -268,6 +268,14 @@ async fn prev_kv_is_what_was_there_unless_compacted() {
         0 events @7: a=4#6.0, a=5#7.0 was 4
     "#]])
         .await;
+    // The same if what was there is not deleted yet.
+    bed.txn("a=6");
+    bed.txn("a=7");
+    bed.store.compact_later(8);
+    bed.check(expect![[r#"
+        0 events @9: a=6#8.0, a=7#9.0 was 6
+    "#]])
+        .await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -571,6 +579,46 @@ async fn requests_are_bounded() {
     assert_eq!(bed.stream.next().await, None);
     assert_eq!(bed.stream.next().await, None);
     bed.control.ready().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_waits_is_woken() {
+    let mut bed = bed(WatchOptions { queue_events_max: 1, ..WatchOptions::default() });
+    let (store, hub, control) = (bed.store.clone(), bed.hub.clone(), bed.control.clone());
+    let actions: [(&dyn Fn(), &str); 6] = [
+        (&|| control.create(create("..", 0)), "0 created @1"),
+        (
+            &|| {
+                store.txn("a=1");
+                store.publish();
+            },
+            "0 events @2: a=1#2.0",
+        ),
+        (
+            &|| {
+                store.txn("a=2 b=2");
+                store.publish();
+            },
+            "0 events @3: a=2#3.0, b=2#3.1",
+        ),
+        (
+            &|| {
+                store.txn("a=3");
+                hub.advance(store.revision());
+            },
+            "0 events @4: a=3#4.0",
+        ),
+        (&|| control.request_progress(), "-1 progress @4"),
+        (&|| control.cancel(0), "0 canceled @4 compacted 0"),
+    ];
+    for (act, expected) in actions {
+        let (message, ()) = tokio::join!(timeout(Duration::from_secs(1), bed.stream.next()), async {
+            tokio::task::yield_now().await;
+            act();
+        });
+        let message = message.expect("it wakes before the time is up").expect("the hub is open");
+        assert_eq!(line(&message), expected);
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -113,18 +113,28 @@ impl Store {
 
     /// Compacts at `revision`, if that is possible, and deletes at once.
     pub(super) fn compact(&self, revision: i64) {
+        self.compact_later(revision);
         let mut state = self.state.lock();
-        let revision = Revision::new(revision);
-        if revision <= state.compacted || revision > state.revision {
-            return;
-        }
-        state.compacted = revision;
-        let superseded: Vec<Rev> =
-            state.kept.values().filter_map(|record| record.replaces.filter(|_| record.rev.main <= revision)).collect();
+        let compacted = state.compacted;
+        let superseded: Vec<Rev> = state
+            .kept
+            .values()
+            .filter(|record| record.rev.main <= compacted)
+            .filter_map(|record| record.replaces)
+            .collect();
         for rev in superseded {
             state.kept.remove(&rev);
         }
-        state.kept.retain(|rev, record| rev.main >= revision || record.change != Change::Delete);
+        state.kept.retain(|rev, record| rev.main >= compacted || record.change != Change::Delete);
+    }
+
+    /// Compacts at `revision`, if that is possible, without deleting yet.
+    pub(super) fn compact_later(&self, revision: i64) {
+        let mut state = self.state.lock();
+        let revision = Revision::new(revision);
+        if revision > state.compacted && revision <= state.revision {
+            state.compacted = revision;
+        }
     }
 
     pub(super) fn race(&self, race: Race) {
