@@ -1,19 +1,9 @@
 //! What a node needs to know to start. Every limit is here, with its unit in its name.
 
+pub use quorate_storage::EngineKind;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
-
-/// Which storage engine holds the records. Members of one cluster may differ.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum EngineKind {
-    /// redb: bounded memory, stable format.
-    #[default]
-    Redb,
-    /// sled 1.0 alpha: compresses, detects flips by itself.
-    Sled,
-    /// Nothing on disk: for tests.
-    Memory,
-}
 
 /// How a node without data finds its cluster.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,8 +15,11 @@ pub enum InitialClusterState {
     Existing,
 }
 
+/// Told how long each fsync of the write-ahead log took.
+pub type FsyncObserver = Arc<dyn Fn(Duration) + Send + Sync>;
+
 /// Configuration of one node. `Config::default()` is etcd's defaults.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Config {
     /// Human-readable name; must be in `initial_cluster`.
     pub name: String,
@@ -90,6 +83,8 @@ pub struct Config {
     pub compaction_pause: Duration,
     /// Never wait for the disk. Loses data in a crash; for tests of others.
     pub unsafe_no_fsync: bool,
+    /// Told how long each fsync of the write-ahead log took: for a histogram.
+    pub fsync_observer: Option<FsyncObserver>,
 }
 
 impl Default for Config {
@@ -126,6 +121,7 @@ impl Default for Config {
             compaction_batch: 1000,
             compaction_pause: Duration::from_millis(10),
             unsafe_no_fsync: false,
+            fsync_observer: None,
         }
     }
 }

@@ -72,6 +72,9 @@ pub enum Error {
     /// The leader transfer did not finish.
     #[error("etcdserver: request timed out, leader transfer took too long")]
     LeaderTransferTimeout,
+    /// This member is not part of the cluster (any more): it stops. The text says what to do.
+    #[error("{0}")]
+    Removed(String),
     /// The disk failed or data is damaged: the node stops serving. The text says where and what to do.
     #[error("{0}")]
     Fatal(String),

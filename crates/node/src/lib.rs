@@ -1,14 +1,33 @@
-//! The embeddable node: `Node::start(config, env)`, then typed reads, writes, watches and leases, with or without network
-//! listeners. Knows Raft, storage and peers; does not know gRPC services, HTTP or command lines.
+//! The embeddable node: [`Node::start`], then typed reads, writes, watches and leases, with or without a listener for
+//! peers. Knows Raft, storage and peers; does not know gRPC services, HTTP or command lines.
+//!
+//! # Data paths
+//!
+//! A write goes [`Node::txn`] -> group -> proposer -> Raft -> write-ahead log -> apply -> reply. A linearizable read asks
+//! for a read index, waits until it is applied here, and reads this member's own state. See `docs/ARCHITECTURE.md`.
 
+mod bootstrap;
 mod config;
+pub mod env;
 mod error;
+mod error_code;
+mod group;
 pub mod lease_clock;
+mod membership;
+mod metrics;
 mod node;
+mod peer;
+mod raft;
+mod service;
+mod snapshot;
+mod start;
+pub mod urls;
 pub mod watch;
 
 pub use config::*;
 pub use error::*;
 pub use node::*;
 pub use quorate_core as core;
-pub use watch::{WatchCreate, WatchEvent, WatchMessage};
+pub use quorate_storage::HashKv;
+pub use snapshot::{SNAPSHOT_MAGIC, SnapshotReader};
+pub use watch::{WatchControl, WatchCreate, WatchEvent, WatchMessage, WatchStream};

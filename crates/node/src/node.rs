@@ -1,11 +1,34 @@
 //! [`Node`]: the public face of this crate.
 
-use crate::{Config, Error, WatchCreate, WatchMessage};
+use crate::env::{Env, OsEnv};
+use crate::group::Written;
+use crate::peer::PeerError;
+use crate::snapshot::SnapshotReader;
+use crate::start::{self, Running};
+use crate::watch::{WatchControl, WatchStream};
+use crate::{Config, Error, error_code, membership};
 use bytes::Bytes;
+use pb::member_change::Change;
+use pb::request::Kind as Ask;
+use pb::response::Kind as PeerAnswer;
 use quorate_core::{
-    Alarm, ClusterId, LeaseId, LogIndex, MemberId, RangeReply, RangeRequest, Revision, Term, Txn, TxnReply,
+    Alarm, ClusterId, Command, GroupId, LEASE_TTL_SECONDS_MAX, LeaseId, LogIndex, MemberId, Op, OpReply, RangeCursor,
+    RangeReply, RangeRequest, Rejection, Reply, Revision, Term, Txn, TxnReply, View,
 };
+use quorate_proto::peer_v1 as pb;
+use quorate_storage::{HashKv, ReadView, StorageError};
 use std::sync::Arc;
+use std::time::Duration;
+
+/// Bytes and keys of a range that are read before other requests get their turn.
+const RANGE_CHUNK_BYTES: usize = 1 << 20;
+const RANGE_CHUNK_KEYS: usize = 1000;
+
+/// How long a leader transfer may take.
+const TRANSFER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Default quota, etcd's.
+const QUOTA_BYTES_DEFAULT: i64 = 2 << 30;
 
 /// What every answer carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,224 +109,586 @@ pub struct Status {
     pub keys: u64,
 }
 
-/// A hash over the history of the keyspace.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HashKv {
-    /// CRC-32C over the kept records in (compacted, hash_revision].
-    pub hash: u32,
-    /// The compacted revision when it was taken.
-    pub compact_revision: Revision,
-    /// Up to which revision.
-    pub hash_revision: Revision,
-}
-
-/// A running node. A cheap handle: clones share the node.
+/// A running node. A cheap handle: clones share the node, and it stops with [`Node::shutdown`].
 #[derive(Clone)]
 pub struct Node {
-    inner: Arc<Inner>,
+    running: Arc<Running>,
 }
 
-struct Inner {}
-
-#[allow(unused_variables, clippy::unused_async, clippy::todo)]
 impl Node {
     /// Opens the data directory, joins the cluster, and returns when the node serves peers. (A leader may not be known yet:
-    /// see [`Node::wait_ready`].)
+    /// see [`Node::wait_ready`].) Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// [`Error::Fatal`] with what is wrong and what to do: directory in use, damaged or of another format, engine or
+    /// cluster that does not match, port in use, identity that the cluster refuses.
     pub async fn start(config: Config) -> Result<Self, Error> {
-        todo!()
+        Self::start_in(config, Arc::new(OsEnv::new())).await
     }
 
-    /// Waits until this member knows a leader and has applied what was committed before it started, and has told the
-    /// cluster its name and client URLs.
+    /// Likewise, with an outside of the caller's: for simulations.
+    ///
+    /// # Errors
+    /// As [`Node::start`].
+    pub async fn start_in(config: Config, env: Arc<dyn Env>) -> Result<Self, Error> {
+        Ok(Self { running: start::start(config, env).await? })
+    }
+
+    /// Waits until this member knows a leader, has applied what was committed before it started, and the cluster knows its
+    /// name and client URLs.
+    ///
+    /// # Errors
+    /// Why the node stopped, if it did meanwhile.
     pub async fn wait_ready(&self) -> Result<(), Error> {
-        todo!()
+        let state = &self.running.group.state;
+        let ready = async {
+            // Until then even a serializable read could show a state older than one that was read here before.
+            while !self.running.group.raft.wait_for_recovery(Duration::from_secs(10)).await {
+                tracing::info!("waiting for a leader");
+            }
+            let mut applied = state.watch_applied();
+            let me = MemberId::new(self.running.identity.member_id);
+            while !state.store.members().iter().any(|(id, _)| *id == me) {
+                if applied.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        tokio::select! {
+            () = ready => Ok(()),
+            error = self.stopped() => Err(error),
+        }
     }
 
     /// The configuration that the node runs with.
     pub fn config(&self) -> &Config {
-        todo!()
+        &self.running.config
+    }
+
+    /// This member.
+    pub fn member_id(&self) -> MemberId {
+        MemberId::new(self.running.identity.member_id)
+    }
+
+    /// The cluster.
+    pub fn cluster_id(&self) -> ClusterId {
+        ClusterId::new(self.running.identity.cluster_id)
     }
 
     /// The header of an answer that is made now.
     pub fn header(&self) -> Header {
-        todo!()
+        self.header_at(self.running.group.state.store.revision())
     }
 
-    /// Reads a range: linearizable, unless `request.serializable`.
+    fn header_at(&self, revision: Revision) -> Header {
+        Header {
+            cluster_id: self.cluster_id(),
+            member_id: self.member_id(),
+            revision,
+            raft_term: Term::new(self.running.group.role().term),
+        }
+    }
+
+    fn answer<T>(&self, body: T) -> Answer<T> {
+        Answer { header: self.header(), body }
+    }
+
+    fn refuse_on_learner(&self) -> Result<(), Error> {
+        let me = self.member_id().get();
+        // A member that is about to become a voter serves as one: its reads go to the leader like everybody's.
+        let learner = self.running.group.role().is_learner
+            && membership::members(&self.running.group)?.iter().any(|m| m.id.get() == me && m.is_learner);
+        if learner { Err(Error::NotSupportedForLearner) } else { Ok(()) }
+    }
+
+    /// Reads a range: linearizable, unless `request.serializable`. A large range is read in steps, so that it holds nothing
+    /// up; all of it is from one revision.
+    ///
+    /// # Errors
+    /// Rejections of [`quorate_core::range`]; [`Error::NotSupportedForLearner`]; no leader or no quorum in time.
     pub async fn range(&self, request: RangeRequest) -> Result<Answer<RangeReply>, Error> {
-        todo!()
+        if !request.serializable {
+            self.refuse_on_learner()?;
+            self.running.group.linearize().await?;
+        }
+        self.check_running()?;
+        let view = self.running.group.state.store.view();
+        let header = self.header_at(view.revision());
+        let body = read_range(&view, &request).await?;
+        Ok(Answer { header, body })
     }
 
-    /// Runs a transaction. One that only reads does not go through the log.
+    /// Opens a range for reading in chunks, all from one revision. For ranges that do not fit in memory.
+    ///
+    /// # Errors
+    /// As [`Node::range`].
+    pub async fn range_chunks(&self, request: RangeRequest) -> Result<RangeReader, Error> {
+        if !request.serializable {
+            self.refuse_on_learner()?;
+            self.running.group.linearize().await?;
+        }
+        self.check_running()?;
+        let view = self.running.group.state.store.view();
+        let header = self.header_at(view.revision());
+        let cursor = RangeCursor::new(&view, &request)?;
+        Ok(RangeReader { header, view, cursor })
+    }
+
+    fn check_running(&self) -> Result<(), Error> {
+        match self.running.group.state.failure() {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    /// Runs a transaction. One that only reads does not go through the log. The caller has checked it with
+    /// [`quorate_core::check_txn`].
+    ///
+    /// # Errors
+    /// Rejections of [`quorate_core::apply`]. Errors of which [`Error`] says so leave the outcome unknown.
     pub async fn txn(&self, txn: Txn) -> Result<Answer<TxnReply>, Error> {
-        todo!()
+        self.refuse_on_learner()?;
+        if txn.is_read_only() {
+            return self.read_txn(txn).await;
+        }
+        let Written { reply, revision } = self.running.group.write(Command::Txn(txn)).await?;
+        match reply {
+            Reply::Txn(body) => Ok(Answer { header: self.header_at(revision), body }),
+            other => Err(wrong_reply(&other)),
+        }
     }
 
-    /// Forgets history older than `revision`. With `physical`, returns when the old data is gone.
+    async fn read_txn(&self, txn: Txn) -> Result<Answer<TxnReply>, Error> {
+        if !txn.is_serializable() {
+            self.running.group.linearize().await?;
+        }
+        self.check_running()?;
+        let view = self.running.group.state.store.view();
+        let effects = quorate_core::apply(&view, &Command::Txn(txn)).map_err(storage_error)?;
+        match effects.reply? {
+            Reply::Txn(body) => Ok(Answer { header: self.header_at(view.revision()), body }),
+            other => Err(wrong_reply(&other)),
+        }
+    }
+
+    /// Writes one key.
+    ///
+    /// # Errors
+    /// As [`Node::txn`].
+    pub async fn put(&self, put: quorate_core::Put) -> Result<Answer<Option<quorate_core::KeyValue>>, Error> {
+        let answer = self.txn(Txn::of(Op::Put(put))).await?;
+        match answer.body.responses.into_iter().next() {
+            Some(OpReply::Put { prev_kv, .. }) => Ok(Answer { header: answer.header, body: prev_kv }),
+            _ => Err(Error::Fatal("a put was answered with something else".into())),
+        }
+    }
+
+    /// Deletes the keys of a range. Returns how many, and what was there if asked for.
+    ///
+    /// # Errors
+    /// As [`Node::txn`].
+    pub async fn delete_range(
+        &self,
+        delete: quorate_core::DeleteRange,
+    ) -> Result<Answer<(i64, Vec<quorate_core::KeyValue>)>, Error> {
+        let answer = self.txn(Txn::of(Op::DeleteRange(delete))).await?;
+        match answer.body.responses.into_iter().next() {
+            Some(OpReply::DeleteRange { deleted, prev_kvs, .. }) => {
+                Ok(Answer { header: answer.header, body: (deleted, prev_kvs) })
+            }
+            _ => Err(Error::Fatal("a delete was answered with something else".into())),
+        }
+    }
+
+    /// Forgets history older than `revision`. With `physical`, returns when the old data is gone from this member.
+    ///
+    /// # Errors
+    /// [`Rejection::Compacted`], [`Rejection::FutureRevision`]; as [`Node::txn`].
     pub async fn compact(&self, revision: Revision, physical: bool) -> Result<Answer<()>, Error> {
-        todo!()
+        self.refuse_on_learner()?;
+        let written = self.running.group.write(Command::Compact { revision }).await?;
+        while physical && !self.running.group.state.store.compaction_done(revision) {
+            self.check_running()?;
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Ok(Answer { header: self.header_at(written.revision), body: () })
     }
 
     /// Opens a watch stream: many watchers, one order.
     pub fn watch_stream(&self) -> (WatchControl, WatchStream) {
-        todo!()
+        self.running.group.state.hub.stream()
     }
 
-    /// Grants a lease; id 0 lets the node choose. Returns id and TTL as granted.
+    /// Grants a lease; id 0 lets the node choose. Returns id and TTL as granted: at least one and a half election timeouts.
+    ///
+    /// # Errors
+    /// [`Rejection::LeaseExists`], [`Rejection::LeaseTtlTooLarge`]; as [`Node::txn`].
     pub async fn lease_grant(&self, id: LeaseId, ttl_seconds: i64) -> Result<Answer<(LeaseId, i64)>, Error> {
-        todo!()
+        self.refuse_on_learner()?;
+        if ttl_seconds > LEASE_TTL_SECONDS_MAX {
+            return Err(Error::Rejected(Rejection::LeaseTtlTooLarge));
+        }
+        let election_ms = self.config().election_timeout.as_millis() as i64;
+        let ttl_seconds = ttl_seconds.max((election_ms * 3 / 2 + 999) / 1000);
+        loop {
+            let chosen = if id.is_some() { id } else { LeaseId::new(self.random_id()) };
+            let result = self.running.group.write(Command::LeaseGrant { id: chosen, ttl_seconds }).await;
+            match result {
+                // By chance the number was taken: take another.
+                Err(Error::Rejected(Rejection::LeaseExists)) if !id.is_some() => {}
+                Err(error) => return Err(error),
+                Ok(Written { reply: Reply::LeaseGrant { id, ttl_seconds }, revision }) => {
+                    return Ok(Answer { header: self.header_at(revision), body: (id, ttl_seconds) });
+                }
+                Ok(Written { reply, .. }) => return Err(wrong_reply(&reply)),
+            }
+        }
+    }
+
+    fn random_id(&self) -> i64 {
+        ((self.running.env.random_u64() >> 1) as i64).max(1)
     }
 
     /// Revokes a lease and deletes its keys, in one revision.
+    ///
+    /// # Errors
+    /// [`Rejection::LeaseNotFound`]; as [`Node::txn`].
     pub async fn lease_revoke(&self, id: LeaseId) -> Result<Answer<()>, Error> {
-        todo!()
+        self.refuse_on_learner()?;
+        let written = self.running.group.write(Command::LeaseRevoke { id }).await?;
+        Ok(Answer { header: self.header_at(written.revision), body: () })
     }
 
-    /// Renews a lease. Returns its TTL, 0 if there is no such lease. The header is from before the renewal.
+    /// Renews a lease. Returns its TTL in seconds, 0 if there is no such lease. The header is from before the renewal.
+    ///
+    /// # Errors
+    /// No leader, or no answer in time.
     pub async fn lease_keep_alive(&self, id: LeaseId) -> Result<Answer<i64>, Error> {
-        todo!()
+        self.refuse_on_learner()?;
+        let header = self.header();
+        let body = self.running.group.lease_renew(id).await?;
+        Ok(Answer { header, body })
     }
 
     /// Time left, and the keys if asked for.
+    ///
+    /// # Errors
+    /// No leader, or no answer in time.
     pub async fn lease_time_to_live(&self, id: LeaseId, keys: bool) -> Result<Answer<LeaseTimeToLive>, Error> {
-        todo!()
+        self.refuse_on_learner()?;
+        let ttl_seconds = self.running.group.lease_remaining_seconds(id).await?;
+        self.running.group.linearize().await?;
+        let view = self.running.group.state.store.view();
+        let header = self.header_at(view.revision());
+        let body = match view.lease(id) {
+            Some(lease) if ttl_seconds >= 0 => LeaseTimeToLive {
+                id,
+                ttl_seconds,
+                granted_ttl_seconds: lease.ttl_seconds,
+                keys: if keys { view.lease_keys(id) } else { Vec::new() },
+            },
+            Some(_) | None => LeaseTimeToLive { id, ttl_seconds: -1, granted_ttl_seconds: 0, keys: Vec::new() },
+        };
+        Ok(Answer { header, body })
     }
 
     /// All leases, the one that expires first in front.
+    ///
+    /// # Errors
+    /// No leader, or no answer in time.
     pub async fn leases(&self) -> Result<Answer<Vec<LeaseId>>, Error> {
-        todo!()
+        self.refuse_on_learner()?;
+        let leases = self.running.group.lease_list().await?;
+        Ok(self.answer(leases))
     }
 
     /// The members, sorted by id.
+    ///
+    /// # Errors
+    /// No leader, or no answer in time.
     pub async fn members(&self, linearizable: bool) -> Result<Answer<Vec<Member>>, Error> {
-        todo!()
+        if linearizable {
+            self.refuse_on_learner()?;
+            self.running.group.linearize().await?;
+        }
+        Ok(self.answer(membership::members(&self.running.group)?))
     }
 
-    /// Adds a member; returns it and all members.
+    /// Adds a member; returns it and all members. A voter takes part in decisions as soon as it has caught up.
+    ///
+    /// # Errors
+    /// [`Error::MemberBadUrls`], [`Error::PeerUrlExists`], [`Error::TooManyLearners`],
+    /// [`Error::NotEnoughStartedMembers`]; no leader in time.
     pub async fn member_add(
         &self,
         peer_urls: Vec<String>,
         learner: bool,
     ) -> Result<Answer<(Member, Vec<Member>)>, Error> {
-        todo!()
+        let (added, answer) = self.member_change(Change::Add(pb::MemberAdd { peer_urls, learner })).await?;
+        let member = answer.body.iter().find(|m| m.id.get() == added).cloned().ok_or(Error::MemberNotFound)?;
+        Ok(Answer { header: answer.header, body: (member, answer.body) })
     }
 
-    /// Removes a member; returns those that are left.
+    /// Removes a member; returns those that are left. The removed one stops by itself when it hears of it.
+    ///
+    /// # Errors
+    /// [`Error::MemberNotFound`], [`Error::NotEnoughStartedMembers`]; no leader in time.
     pub async fn member_remove(&self, id: MemberId) -> Result<Answer<Vec<Member>>, Error> {
-        todo!()
+        Ok(self.member_change(Change::Remove(id.get())).await?.1)
     }
 
     /// Changes a member's peer URLs.
+    ///
+    /// # Errors
+    /// [`Error::MemberNotFound`], [`Error::MemberBadUrls`], [`Error::PeerUrlExists`]; no leader in time.
     pub async fn member_update(&self, id: MemberId, peer_urls: Vec<String>) -> Result<Answer<Vec<Member>>, Error> {
-        todo!()
+        let update = pb::MemberUpdate { id: id.get(), peer_urls };
+        Ok(self.member_change(Change::Update(update)).await?.1)
     }
 
     /// Makes a learner a voter.
+    ///
+    /// # Errors
+    /// [`Error::MemberNotFound`], [`Error::MemberNotLearner`], [`Error::LearnerNotReady`]; no leader in time.
     pub async fn member_promote(&self, id: MemberId) -> Result<Answer<Vec<Member>>, Error> {
-        todo!()
+        Ok(self.member_change(Change::Promote(id.get())).await?.1)
+    }
+
+    /// Has the leader change the membership, and waits until this member sees it.
+    async fn member_change(&self, change: Change) -> Result<(u64, Answer<Vec<Member>>), Error> {
+        self.refuse_on_learner()?;
+        let group = &self.running.group;
+        let timeout = group.options.write_timeout;
+        let role = group.role();
+        let (added, index) = match role.leader {
+            Some(_) if role.is_leader => membership::change(group, &self.running.config, change).await?,
+            Some(leader) => {
+                let ask = Ask::MemberChange(pb::MemberChange { change: Some(change) });
+                match group.peers().call(leader, GroupId::DEFAULT, ask, timeout).await {
+                    Ok(PeerAnswer::MemberChange(reply)) => (reply.added, reply.index),
+                    Err(PeerError::Failed(f)) => {
+                        return Err(error_code::from_code(f.code).unwrap_or(Error::LeaderChanged));
+                    }
+                    Ok(_) | Err(_) => return Err(Error::TimeoutConnectionLost),
+                }
+            }
+            None => return Err(Error::NoLeader),
+        };
+        match tokio::time::timeout(timeout, group.state.wait_applied(index)).await {
+            Ok(result) => result?,
+            Err(_elapsed) => return Err(Error::TimeoutWaitAppliedIndex),
+        }
+        Ok((added, self.answer(membership::members(group)?)))
     }
 
     /// Hands leadership to `target`. Only the leader can.
+    ///
+    /// # Errors
+    /// [`Error::NotLeader`], [`Error::BadLeaderTransferee`], [`Error::LeaderTransferTimeout`].
     pub async fn move_leader(&self, target: MemberId) -> Result<(), Error> {
-        todo!()
+        let group = &self.running.group;
+        let mut role = group.watch_role();
+        if !role.borrow_and_update().is_leader {
+            return Err(Error::NotLeader);
+        }
+        if target == self.member_id() {
+            return Ok(());
+        }
+        let members = membership::members(group)?;
+        if !members.iter().any(|m| m.id == target && !m.is_learner) {
+            return Err(Error::BadLeaderTransferee);
+        }
+        group.raft.transfer_leader(target.get()).await;
+        let moved = role.wait_for(|role| role.leader == Some(target.get()));
+        match tokio::time::timeout(TRANSFER_TIMEOUT, moved).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(Error::Stopped),
+            Err(_elapsed) => Err(Error::LeaderTransferTimeout),
+        }
     }
 
     /// State of this member; never waits for others.
     pub fn status(&self) -> Status {
-        todo!()
+        let group = &self.running.group;
+        let role = group.role();
+        let (_, committed) = group.raft.log_position();
+        let store = &group.state.store;
+        let metrics = store.metrics();
+        let usage = store.engine_usage().unwrap_or_default();
+        let quota = self.config().quota_bytes;
+        let me = self.member_id().get();
+        let is_learner = membership::members(group).is_ok_and(|m| m.iter().any(|m| m.id.get() == me && m.is_learner));
+        Status {
+            leader: role.leader.map(MemberId::new),
+            term: Term::new(role.term),
+            committed_index: LogIndex::new(committed),
+            applied_index: LogIndex::new(group.state.applied().index),
+            is_learner,
+            db_size_bytes: i64::try_from(usage.file_bytes).unwrap_or(i64::MAX),
+            db_size_in_use_bytes: i64::try_from(usage.used_bytes).unwrap_or(i64::MAX),
+            db_quota_bytes: if quota == 0 { QUOTA_BYTES_DEFAULT } else { quota.max(0) },
+            revision: metrics.revision,
+            compacted: metrics.compacted,
+            alarms: store.alarms(),
+            keys: metrics.keys,
+        }
     }
 
     /// Alarms that are raised.
     pub fn alarms(&self) -> Vec<Alarm> {
-        todo!()
+        self.running.group.state.store.alarms()
     }
 
     /// Raises or clears an alarm; returns the alarms that it changed.
+    ///
+    /// # Errors
+    /// As [`Node::txn`].
     pub async fn alarm_set(&self, alarm: Alarm, active: bool) -> Result<Answer<Vec<Alarm>>, Error> {
-        todo!()
+        self.refuse_on_learner()?;
+        let command = if active { Command::AlarmActivate(alarm) } else { Command::AlarmDeactivate(alarm) };
+        let Written { reply, revision } = self.running.group.write(command).await?;
+        match reply {
+            Reply::Alarm(body) => Ok(Answer { header: self.header_at(revision), body }),
+            other => Err(wrong_reply(&other)),
+        }
     }
 
-    /// Hash of the history up to `revision` (0: the newest).
+    /// Hash of the history up to `revision` (0: the newest), of this member's own state.
+    ///
+    /// # Errors
+    /// [`Rejection::Compacted`], [`Rejection::FutureRevision`].
     pub async fn hash_kv(&self, revision: Revision) -> Result<Answer<HashKv>, Error> {
-        todo!()
+        self.check_running()?;
+        let store = self.running.group.state.store.clone();
+        let body = self.on_thread("quorate-hash", move || store.hash_kv(revision)).await?;
+        Ok(self.answer(body.map_err(storage_error)?))
     }
 
-    /// Compacts the engine online.
+    /// Gives space of the engine that is not used back to the file system. Requests go on meanwhile.
+    ///
+    /// # Errors
+    /// [`Error::Fatal`] if the disk fails.
     pub async fn defragment(&self) -> Result<Answer<()>, Error> {
-        todo!()
+        self.check_running()?;
+        let store = self.running.group.state.store.clone();
+        self.on_thread("quorate-defragment", move || store.defragment()).await?.map_err(storage_error)?;
+        Ok(self.answer(()))
     }
 
-    /// Opens a snapshot file of the keyspace as it is now, to be read in chunks of constant memory.
+    /// Runs something that blocks for long on a thread of its own.
+    async fn on_thread<T: Send + 'static>(
+        &self,
+        name: &'static str,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        let task = async move {
+            // The caller may have given up.
+            let _ = sender.send(work());
+        };
+        self.running.env.spawn_dedicated(name, Box::pin(task));
+        receiver.await.map_err(|_| Error::Stopped)
+    }
+
+    /// Opens a snapshot file of the keyspace as it is now, to be read in chunks of constant memory. Format: see
+    /// `docs/STORAGE-FORMAT.md`.
+    ///
+    /// # Errors
+    /// [`Error::Fatal`] if the disk fails.
     pub async fn snapshot(&self) -> Result<SnapshotReader, Error> {
-        todo!()
+        self.check_running()?;
+        Ok(SnapshotReader::new(self.running.group.state.store.export()))
     }
 
     /// Whether a leader is known.
     pub fn has_leader(&self) -> bool {
-        todo!()
+        self.running.group.role().leader.is_some()
     }
 
-    /// Resolves when the node has stopped by itself (removed from the cluster, or a fatal error), with the reason.
+    /// Resolves when the node has stopped, with the reason: removed from the cluster, a fatal error, or
+    /// [`Error::Stopped`] after [`Node::shutdown`].
     pub async fn stopped(&self) -> Error {
-        todo!()
+        let mut stopped = self.running.stopped.subscribe();
+        match stopped.wait_for(Option::is_some).await {
+            Ok(reason) => reason.clone().unwrap_or(Error::Stopped),
+            Err(_) => Error::Stopped,
+        }
+    }
+
+    /// Waits while a leader is known; resolves when there has been none for `patience`.
+    pub async fn leader_lost(&self, patience: Duration) {
+        let mut role = self.running.group.watch_role();
+        loop {
+            if role.wait_for(|role| role.leader.is_none()).await.is_err() {
+                return;
+            }
+            if tokio::time::timeout(patience, role.wait_for(|role| role.leader.is_some())).await.is_err() {
+                return;
+            }
+        }
     }
 
     /// Hands leadership over if it can, flushes, stops.
     pub async fn shutdown(&self) {
-        todo!()
+        self.running.shutdown().await;
     }
 
     /// The node's figures in Prometheus text format.
     pub fn metrics_text(&self) -> String {
-        todo!()
+        crate::metrics::text(&self.running)
     }
 }
 
-/// The sending half of a watch stream.
-#[derive(Clone)]
-pub struct WatchControl {}
-
-#[allow(unused_variables, clippy::todo)]
-impl WatchControl {
-    /// Asks for a watcher; [`WatchMessage::Created`] or [`WatchMessage::Refused`] answers.
-    pub fn create(&self, create: WatchCreate) {
-        todo!()
-    }
-
-    /// Ends a watcher; [`WatchMessage::Canceled`] answers. An unknown id: silence.
-    pub fn cancel(&self, watch_id: i64) {
-        todo!()
-    }
-
-    /// Asks for [`WatchMessage::Progress`] of the whole stream; silence if a watcher is not synced.
-    pub fn request_progress(&self) {
-        todo!()
+fn storage_error(error: StorageError) -> Error {
+    match error {
+        StorageError::Rejected(rejection) => Error::Rejected(rejection),
+        error => Error::Fatal(error.to_string()),
     }
 }
 
-/// The receiving half of a watch stream. Dropping it ends all its watchers.
-pub struct WatchStream {}
+fn wrong_reply(reply: &Reply) -> Error {
+    Error::Fatal(format!("the state machine answered something else than was asked: {reply:?}"))
+}
 
-#[allow(clippy::todo, clippy::unused_async)]
-impl WatchStream {
-    /// The next message. Waits as long as nothing happens. `None` when the node stops.
-    pub async fn next(&mut self) -> Option<WatchMessage> {
-        todo!()
+/// Reads a range; yields now and then if it is large.
+async fn read_range(view: &ReadView, request: &RangeRequest) -> Result<RangeReply, Error> {
+    let whole_at_once =
+        matches!(request.range, quorate_core::KeyRange::Single(_)) || request.count_only || !request.is_streamable();
+    if whole_at_once {
+        return Ok(quorate_core::range(view, request).map_err(storage_error)??);
+    }
+    let mut cursor = RangeCursor::new(view, request)?;
+    let mut reply = RangeReply::default();
+    loop {
+        let chunk = cursor.next_chunk(view, RANGE_CHUNK_KEYS, RANGE_CHUNK_BYTES).map_err(storage_error)??;
+        reply.kvs.extend(chunk.kvs);
+        if let Some(totals) = chunk.totals {
+            reply.more = totals.more;
+            reply.count = totals.count;
+            return Ok(reply);
+        }
+        tokio::task::yield_now().await;
     }
 }
 
-/// Reads a snapshot file in chunks.
-pub struct SnapshotReader {}
+/// A range that is read in chunks, all from one revision. Holds that revision readable while it lives.
+pub struct RangeReader {
+    header: Header,
+    view: ReadView,
+    cursor: RangeCursor,
+}
 
-#[allow(clippy::todo, clippy::unused_async)]
-impl SnapshotReader {
-    /// Bytes that are still to come, as far as known.
-    pub fn remaining_bytes(&self) -> u64 {
-        todo!()
+impl RangeReader {
+    /// The header for the answer.
+    pub fn header(&self) -> Header {
+        self.header
     }
 
-    /// The next chunk; `None` at the end.
-    pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
-        todo!()
+    /// The next chunk, of at most `keys_max` keys and about `bytes_max` bytes. The last one carries the totals.
+    ///
+    /// # Errors
+    /// [`Error::Fatal`] if the disk fails.
+    pub fn next_chunk(&mut self, keys_max: usize, bytes_max: usize) -> Result<quorate_core::RangeChunk, Error> {
+        Ok(self.cursor.next_chunk(&self.view, keys_max, bytes_max).map_err(storage_error)??)
     }
 }

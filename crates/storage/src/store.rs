@@ -180,6 +180,17 @@ impl Store {
         Ok(ReadView::new(body, newest, revision))
     }
 
+    /// The record that `rev` names; `None` if compaction took it. Reads the disk.
+    pub fn find_record(&self, rev: Rev) -> Result<Option<Record>> {
+        let body = self.body();
+        match body.find(rev)? {
+            Some(record) => Ok(Some(record)),
+            // Only what was superseded at or below the compacted revision may be gone.
+            None if rev.main < self.compacted() => Ok(None),
+            None => body.record(rev).map(Some),
+        }
+    }
+
     /// Visits the published records of revisions `from` to `to` (both included), in order, until `visit` breaks. Reads
     /// the disk.
     pub fn scan_records(
@@ -266,6 +277,12 @@ impl Store {
         let tail_bytes = body.tail.read().bytes() as u64;
         let cache_bytes = body.cache.bytes();
         Metrics { keys, revision, compacted, tail_bytes, checkpoint_keys, cache_bytes, cache_hits, cache_misses }
+    }
+
+    /// Gives space that the engine does not use back to the file system, for all groups together. Reads and writes go on
+    /// meanwhile. Blocks on the disk.
+    pub fn defragment(&self) -> Result<()> {
+        Ok(self.engine.compact()?)
     }
 
     /// What the engine takes on disk, for all groups together.

@@ -214,20 +214,24 @@ impl Body {
 
     /// The record that the index says is there.
     pub(crate) fn record(&self, rev: Rev) -> Result<Record> {
+        let missing = || rows::corrupt(&self.keys.record(rev), "the record must exist and is missing");
+        self.find(rev)?.ok_or_else(missing)
+    }
+
+    /// The record, if it is there.
+    pub(crate) fn find(&self, rev: Rev) -> Result<Option<Record>> {
         // In this order: the drain writes to the engine before it takes off the tail.
         if let Some(record) = self.tail.read().get(rev) {
-            return Ok(record);
+            return Ok(Some(record));
         }
         if let Some(record) = self.cache.get(rev) {
-            return Ok(record);
+            return Ok(Some(record));
         }
         let key = self.keys.record(rev);
-        let Some(row) = self.engine.get(&key)? else {
-            return Err(rows::corrupt(&key, "the record must exist and is missing"));
-        };
+        let Some(row) = self.engine.get(&key)? else { return Ok(None) };
         let (record, _) = rows::decode_record(&key, rev, &row)?;
         self.cache.insert(record.clone());
-        Ok(record)
+        Ok(Some(record))
     }
 
     /// The records of `from..=to`, each revision above `oldest` complete.

@@ -107,6 +107,25 @@ pub enum EngineKind {
     Memory,
 }
 
+impl EngineKind {
+    /// All engines.
+    pub const ALL: [Self; 3] = [Self::Redb, Self::Sled, Self::Memory];
+
+    /// The name, as operators write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Redb => "redb",
+            Self::Sled => "sled",
+            Self::Memory => "memory",
+        }
+    }
+
+    /// The engine of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+}
+
 /// How to open an engine.
 #[derive(Clone, Copy, Debug)]
 pub struct EngineConfig {

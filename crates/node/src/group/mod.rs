@@ -1,0 +1,269 @@
+//! One keyspace: one Raft group with its store, proposer, read index, watch hub and leases. Knows nothing of other groups.
+
+mod leases;
+mod proposer;
+mod read_index;
+mod state;
+mod upkeep;
+mod waiters;
+
+pub(crate) use state::{GroupState, Position};
+pub(crate) use upkeep::{Upkeep, UpkeepOptions};
+
+use crate::Error;
+use crate::env::Env;
+use crate::peer::Peers;
+use crate::raft::{ProposeError, RaftGroup, RaftOptions, Role, entry_body};
+use crate::watch::{History, ProgressJitter, WatchHub, WatchOptions};
+use bytes::Bytes;
+use proposer::{Forwarded, Proposal, Proposer};
+use quorate_core::{Command, GroupId, MemberId, Record, Reply, Rev, Revision};
+use quorate_storage::Store;
+use quorate_wal::{GroupLog, Wal};
+use read_index::ReadIndex;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+
+/// Fixed cost of a command in the admission count, on top of its keys and values.
+const COMMAND_BYTES: usize = 256;
+
+/// Batches of other members that wait to be proposed.
+const FORWARDED_MAX: usize = 1024;
+
+/// What a group needs to know.
+#[derive(Clone)]
+pub(crate) struct GroupOptions {
+    pub raft: RaftOptions,
+    pub write_timeout: Duration,
+    pub read_timeout: Duration,
+    pub inflight_bytes_max: usize,
+    pub watch: WatchOptions,
+    pub watch_jitter: ProgressJitter,
+}
+
+/// A running group.
+pub(crate) struct Group {
+    pub(crate) state: Arc<GroupState>,
+    pub(crate) raft: RaftGroup<GroupState>,
+    pub(crate) options: GroupOptions,
+    peers: Arc<Peers>,
+    role: watch::Receiver<Role>,
+    proposals: mpsc::Sender<Proposal>,
+    forwarded: mpsc::Sender<Forwarded>,
+    reads: ReadIndex,
+    admission: Arc<Semaphore>,
+    log: GroupLog,
+}
+
+/// What a write did.
+pub(crate) struct Written {
+    pub reply: Reply,
+    /// The store's revision after it.
+    pub revision: Revision,
+}
+
+impl Group {
+    /// Starts Raft and the tasks of the group.
+    pub(crate) async fn start(
+        group: GroupId,
+        member: MemberId,
+        env: Arc<dyn Env>,
+        options: GroupOptions,
+        store: Arc<Store>,
+        wal: &Wal,
+        peers: Arc<Peers>,
+    ) -> Result<Arc<Self>, String> {
+        let (again_sender, again) = mpsc::unbounded_channel();
+        let history = Arc::new(StoreHistory(store.clone()));
+        let hub = WatchHub::new(store.revision(), history, options.watch.clone(), options.watch_jitter.clone());
+        let applied = store.applied();
+        let applied = Position { term: applied.term, index: applied.index };
+        let state = GroupState::new(group, member, env, store.clone(), hub, applied, again_sender.clone());
+        let log = wal.group(group.get());
+        let raft =
+            RaftGroup::start(member.get(), group, &options.raft, log.clone(), store, state.clone(), peers.clone())
+                .await?;
+        let role = raft.role();
+        let (proposals, local) = mpsc::channel(proposer::QUEUE_MAX);
+        let (forwarded, forwarded_receiver) = mpsc::channel(FORWARDED_MAX);
+        let proposer = Proposer {
+            state: state.clone(),
+            raft: raft.clone(),
+            peers: peers.clone(),
+            local,
+            forwarded: forwarded_receiver,
+            again,
+            again_sender,
+            role: role.clone(),
+            give_up_after: options.write_timeout * 2,
+        };
+        tokio::spawn(proposer.run());
+        let reads = ReadIndex::spawn(state.clone(), raft.clone(), peers.clone(), role.clone(), options.read_timeout);
+        let admission = Arc::new(Semaphore::new(options.inflight_bytes_max));
+        let group = Arc::new(Self { state, raft, options, peers, role, proposals, forwarded, reads, admission, log });
+        tokio::spawn(leases::Driver::new(&group).run());
+        Ok(group)
+    }
+
+    /// Who leads, as this member sees it.
+    pub(crate) fn role(&self) -> Role {
+        self.role.borrow().clone()
+    }
+
+    /// Follows who leads.
+    pub(crate) fn watch_role(&self) -> watch::Receiver<Role> {
+        self.role.clone()
+    }
+
+    /// Carries out a command: waits until it is committed and applied here. A rejection by the state machine is an error.
+    pub(crate) async fn write(&self, command: Command) -> Result<Written, Error> {
+        self.write_within(command, self.options.write_timeout).await
+    }
+
+    pub(crate) async fn write_within(&self, command: Command, timeout: Duration) -> Result<Written, Error> {
+        if let Some(error) = self.state.failure() {
+            return Err(error);
+        }
+        let cost = COMMAND_BYTES + command_bytes(&command);
+        let cost = u32::try_from(cost).map_err(|_| Error::Rejected(quorate_core::Rejection::RequestTooLarge))?;
+        let Ok(_permit) = self.admission.try_acquire_many(cost) else { return Err(Error::TooManyRequests) };
+        let (reply, outcome) = oneshot::channel();
+        if self.proposals.try_send(Proposal { command, reply }).is_err() {
+            return Err(Error::TooManyRequests);
+        }
+        let result = match tokio::time::timeout(timeout, outcome).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_dropped)) => Err(self.state.failure().unwrap_or(Error::Stopped)),
+            Err(_elapsed) => Err(self.timeout_error()),
+        };
+        match result {
+            Ok(applied) => Ok(Written { reply: applied.reply?, revision: applied.revision }),
+            Err(error) => {
+                self.state.figures.proposals_failed.fetch_add(1, Ordering::Relaxed);
+                Err(error)
+            }
+        }
+    }
+
+    fn timeout_error(&self) -> Error {
+        if self.role.borrow().leader.is_none() { Error::TimeoutLeaderFailure } else { Error::Timeout }
+    }
+
+    /// Waits until a read here is linearizable: everything that was acknowledged anywhere before is visible here after.
+    pub(crate) async fn linearize(&self) -> Result<(), Error> {
+        let index = self.reads.request().await?;
+        match tokio::time::timeout(self.options.read_timeout, self.state.wait_applied(index)).await {
+            Ok(result) => result,
+            Err(_elapsed) => Err(Error::TimeoutWaitAppliedIndex),
+        }
+    }
+
+    /// Takes a batch of another member, if this one leads in `term`.
+    pub(crate) async fn take_forwarded(&self, body: Bytes, term: u64) -> Result<(), ProposeError> {
+        let (done, result) = oneshot::channel();
+        self.forwarded.send(Forwarded { body, term, done }).await.map_err(|_| ProposeError::Stopped)?;
+        result.await.unwrap_or(Err(ProposeError::Unknown))
+    }
+
+    /// Proposes commands of this member as leader of `term`, and in no other term. Nobody waits for the replies.
+    pub(crate) async fn propose_as_leader(&self, term: u64, commands: &[Command]) {
+        let first_seq = self.state.waiters.reserve(commands.len());
+        let mut encoder = quorate_core::codec::BatchEncoder::new(self.state.member, first_seq);
+        for command in commands {
+            encoder.push(command);
+        }
+        let entry = quorate_core::codec::encode_entry(self.state.env.wall_clock_ms(), &[encoder.finish()]);
+        let (done, result) = oneshot::channel();
+        let report = move |outcome| {
+            // The receiver may be gone: nobody has to know.
+            let _ = done.send(outcome);
+        };
+        self.raft.propose(entry_body(&entry), term, report).await;
+        let _ = tokio::time::timeout(self.options.write_timeout, result).await;
+    }
+
+    /// Up to where the log may go, given what is durable in the engine: about half of `keep_bytes` stays for members that lag,
+    /// and everything that a snapshot transfer still needs.
+    pub(crate) fn purgeable(&self, durable_index: u64, keep_bytes: u64) -> Option<u64> {
+        let bytes = self.log.bytes_after_purge();
+        let state = self.log.state();
+        let last = state.last.map(|(_, index)| index)?;
+        let purged = state.purged.map_or(0, |(_, index)| index);
+        if bytes <= keep_bytes || last <= purged {
+            return None;
+        }
+        let excess = bytes - keep_bytes / 2;
+        let share = u128::from(last - purged) * u128::from(excess) / u128::from(bytes);
+        let wanted = purged + u64::try_from(share).unwrap_or(0);
+        let upto = wanted.min(durable_index).min(self.state.log_floor());
+        (upto > purged).then_some(upto)
+    }
+
+    /// The ways to the other members.
+    pub(crate) fn peers(&self) -> &Arc<Peers> {
+        &self.peers
+    }
+
+    /// Commands under way.
+    pub(crate) fn pending(&self) -> usize {
+        self.state.waiters.pending()
+    }
+}
+
+/// Bytes of keys and values in a command.
+fn command_bytes(command: &Command) -> usize {
+    match command {
+        Command::Txn(txn) => txn_bytes(txn),
+        Command::LeaseCheckpoint { remaining } => remaining.len() * 16,
+        Command::MemberPublish { attributes, .. } => {
+            attributes.name.len() + attributes.client_urls.iter().map(String::len).sum::<usize>()
+        }
+        Command::Compact { .. }
+        | Command::LeaseGrant { .. }
+        | Command::LeaseRevoke { .. }
+        | Command::MemberForget { .. }
+        | Command::AlarmActivate(_)
+        | Command::AlarmDeactivate(_) => 0,
+    }
+}
+
+fn txn_bytes(txn: &quorate_core::Txn) -> usize {
+    use quorate_core::Op;
+    let op_bytes = |op: &Op| match op {
+        Op::Put(put) => put.key.len() + put.value.len(),
+        Op::Range(range) => range.range.start().len(),
+        Op::DeleteRange(delete) => delete.range.start().len(),
+        Op::Txn(txn) => txn_bytes(txn),
+    };
+    let compares: usize = txn.compares.iter().map(|c| 32 + c.range.start().len()).sum();
+    compares + txn.success.iter().chain(&txn.failure).map(|op| 32 + op_bytes(op)).sum::<usize>()
+}
+
+/// Where watchers read what they missed.
+struct StoreHistory(Arc<Store>);
+
+fn storage_error(error: quorate_storage::StorageError) -> Error {
+    Error::Fatal(error.to_string())
+}
+
+impl History for StoreHistory {
+    fn compacted(&self) -> Revision {
+        self.0.compacted()
+    }
+
+    fn scan(
+        &self,
+        from: Revision,
+        to: Revision,
+        visit: &mut dyn FnMut(Record) -> ControlFlow<()>,
+    ) -> Result<(), Error> {
+        self.0.scan_records(from, to, visit).map_err(storage_error)
+    }
+
+    fn previous(&self, rev: Rev) -> Result<Option<Record>, Error> {
+        self.0.find_record(rev).map_err(storage_error)
+    }
+}

@@ -1,0 +1,144 @@
+//! What goes on behind the replies, on a thread that may block: bring the tail to the engine, make it durable, let go of
+//! the log behind it, checkpoint the index, compact.
+
+use super::{Group, GroupState};
+use crate::Error;
+use quorate_storage::{Progress, StorageError, Store};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+/// Bytes of records in one engine batch.
+const DRAIN_BYTES: usize = 4 << 20;
+
+/// Keys of the index that one checkpoint step writes.
+const CHECKPOINT_KEYS: usize = 2000;
+
+/// How long the drain waits for more, so that batches are large, while there is room in the tail.
+const DRAIN_PAUSE: Duration = Duration::from_millis(50);
+
+/// Bounds of the upkeep.
+#[derive(Clone, Debug)]
+pub(crate) struct UpkeepOptions {
+    pub flush_interval: Duration,
+    pub flush_bytes: usize,
+    pub wal_keep_bytes: u64,
+    pub compaction_batch: usize,
+    pub compaction_pause: Duration,
+}
+
+/// The upkeep of one group.
+pub(crate) struct Upkeep {
+    group: Weak<Group>,
+    state: Arc<GroupState>,
+    store: Arc<Store>,
+    options: UpkeepOptions,
+    last_flush: Instant,
+    unflushed_bytes: usize,
+    dirty: bool,
+    next_compaction: Instant,
+    stop: Arc<Notify>,
+}
+
+impl Upkeep {
+    pub(crate) fn new(group: &Arc<Group>, options: UpkeepOptions, stop: Arc<Notify>) -> Self {
+        let now = Instant::now();
+        Self {
+            group: Arc::downgrade(group),
+            state: group.state.clone(),
+            store: group.state.store.clone(),
+            options,
+            last_flush: now,
+            unflushed_bytes: 0,
+            dirty: false,
+            next_compaction: now,
+            stop,
+        }
+    }
+
+    /// Runs until stopped, then flushes a last time.
+    pub(crate) async fn run(mut self) {
+        loop {
+            let stopping = tokio::select! {
+                biased;
+                () = self.stop.notified() => true,
+                () = self.state.drain_news.notified() => {
+                    if !self.store.tail_is_full() {
+                        tokio::time::sleep(DRAIN_PAUSE).await;
+                    }
+                    false
+                }
+                () = tokio::time::sleep(self.pause()) => false,
+            };
+            let result = if stopping { self.flush().map(|_| ()) } else { self.step().await };
+            if let Err(error) = result {
+                self.state.fail(Error::Fatal(error.to_string()));
+                // Apply may wait for room that never comes: let it find the failure.
+                self.state.room.notify_waiters();
+                return;
+            }
+            if stopping || self.group.strong_count() == 0 {
+                return;
+            }
+        }
+    }
+
+    fn pause(&self) -> Duration {
+        let now = Instant::now();
+        let compaction = self.next_compaction.saturating_duration_since(now);
+        compaction.clamp(Duration::from_millis(1), self.options.flush_interval)
+    }
+
+    async fn step(&mut self) -> Result<(), StorageError> {
+        loop {
+            let report = self.store.drain(DRAIN_BYTES)?;
+            self.state.room.notify_waiters();
+            self.unflushed_bytes += report.bytes;
+            self.dirty |= report.entries > 0;
+            if report.empty {
+                break;
+            }
+        }
+        if self.dirty
+            && (self.last_flush.elapsed() >= self.options.flush_interval
+                || self.unflushed_bytes >= self.options.flush_bytes)
+        {
+            self.store.checkpoint_step(CHECKPOINT_KEYS)?;
+            let durable = self.flush()?;
+            self.purge_log(durable).await;
+            self.state.waiters.sweep(Instant::now());
+        }
+        if Instant::now() >= self.next_compaction {
+            self.compact()?;
+        }
+        Ok(())
+    }
+
+    /// Returns the log index up to which everything is durable in the engine.
+    fn flush(&mut self) -> Result<u64, StorageError> {
+        let durable = self.store.flush()?;
+        self.last_flush = Instant::now();
+        self.unflushed_bytes = 0;
+        self.dirty = false;
+        Ok(durable.index)
+    }
+
+    /// The log goes only behind what the engine holds durably, and only as far as nobody is likely to need it any more.
+    async fn purge_log(&self, durable_index: u64) {
+        let Some(group) = self.group.upgrade() else { return };
+        if let Some(upto) = group.purgeable(durable_index, self.options.wal_keep_bytes) {
+            group.raft.purge(upto).await;
+        }
+    }
+
+    fn compact(&mut self) -> Result<(), StorageError> {
+        let cleaning = self.store.cleanup_step(self.options.compaction_batch)?;
+        let progress = self.store.compaction_step(self.options.compaction_batch)?;
+        let busy = cleaning == Progress::Working || progress == Progress::Working;
+        let pause = if busy { self.options.compaction_pause } else { self.options.flush_interval };
+        self.dirty |= busy;
+        self.next_compaction = Instant::now() + pause;
+        Ok(())
+    }
+}

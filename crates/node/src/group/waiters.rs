@@ -1,0 +1,159 @@
+//! Who waits for which command. A batch of commands is named by its origin (this member) and its first sequence number;
+//! whoever applies it here finds the waiters.
+
+use crate::Error;
+use crate::raft::AppliedCommand;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+/// What became of a command.
+pub(super) type Outcome = Result<AppliedCommand, Error>;
+
+/// Batches of this member that are under way.
+pub(super) struct Waiters {
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    next_seq: u64,
+    batches: BTreeMap<u64, Batch>,
+    /// Newest term of which an entry was applied here.
+    applied_term: u64,
+}
+
+struct Batch {
+    body: Bytes,
+    waiters: Vec<oneshot::Sender<Outcome>>,
+    /// The term for which the batch was last sent; `None`: it was not sent yet.
+    sent_in: Option<u64>,
+    give_up: Instant,
+}
+
+/// A batch that has to be sent, for the first time or again.
+#[derive(Clone)]
+pub(super) struct Ready {
+    /// Names the batch.
+    pub first_seq: u64,
+    /// Its encoded form.
+    pub body: Bytes,
+}
+
+/// Whether a batch may go out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mark {
+    /// Yes.
+    Send,
+    /// This member has applied something of a later term already: what goes out for this one would only be refused.
+    Later,
+    /// Nobody waits for it any more.
+    Gone,
+}
+
+impl Waiters {
+    /// `first_seq` is random, so that a restarted member does not answer what it asked in an earlier life.
+    pub(super) fn new(first_seq: u64) -> Self {
+        // The upper half stays free, so that the numbers never wrap.
+        let inner = Inner { next_seq: first_seq >> 1, batches: BTreeMap::new(), applied_term: 0 };
+        Self { inner: Mutex::new(inner) }
+    }
+
+    /// Takes numbers for `count` commands.
+    pub(super) fn reserve(&self, count: usize) -> u64 {
+        let mut inner = self.inner.lock();
+        let first = inner.next_seq;
+        inner.next_seq += count as u64;
+        first
+    }
+
+    /// Registers a batch before it is sent.
+    pub(super) fn register(&self, ready: &Ready, waiters: Vec<oneshot::Sender<Outcome>>, give_up: Instant) {
+        let batch = Batch { body: ready.body.clone(), waiters, sent_in: None, give_up };
+        self.inner.lock().batches.insert(ready.first_seq, batch);
+    }
+
+    /// Notes that the batch goes out for `term`.
+    pub(super) fn mark_sent(&self, first_seq: u64, term: u64) -> Mark {
+        let mut inner = self.inner.lock();
+        let applied_term = inner.applied_term;
+        match inner.batches.get_mut(&first_seq) {
+            Some(batch) if term >= applied_term => {
+                batch.sent_in = Some(term);
+                Mark::Send
+            }
+            Some(_) => Mark::Later,
+            None => Mark::Gone,
+        }
+    }
+
+    /// The batch was certainly not proposed: it may be sent again.
+    pub(super) fn unsent(&self, first_seq: u64) -> Option<Ready> {
+        let mut inner = self.inner.lock();
+        let batch = inner.batches.get_mut(&first_seq)?;
+        batch.sent_in = None;
+        Some(Ready { first_seq, body: batch.body.clone() })
+    }
+
+    /// The batch was applied.
+    pub(super) fn resolve(&self, first_seq: u64, commands: Vec<AppliedCommand>) {
+        let Some(batch) = self.inner.lock().batches.remove(&first_seq) else { return };
+        for (waiter, command) in batch.waiters.into_iter().zip(commands) {
+            // Whoever asked may have given up.
+            let _ = waiter.send(Ok(command));
+        }
+    }
+
+    /// An entry of `term` was applied. A batch that was sent for an earlier term and is not applied by now never will be:
+    /// entries of a term all come before those of later terms, and a leader takes a batch only for its own term. So it can
+    /// be sent again without being carried out twice. INVARIANT(once).
+    pub(super) fn term_applied(&self, term: u64) -> Vec<Ready> {
+        let mut inner = self.inner.lock();
+        if term <= inner.applied_term {
+            return Vec::new();
+        }
+        inner.applied_term = term;
+        inner
+            .batches
+            .iter_mut()
+            .filter(|(_, batch)| batch.sent_in.is_some_and(|sent| sent < term))
+            .map(|(first_seq, batch)| {
+                batch.sent_in = None;
+                Ready { first_seq: *first_seq, body: batch.body.clone() }
+            })
+            .collect()
+    }
+
+    /// The state was replaced by a snapshot: what was under way may be in it, or not.
+    pub(super) fn fail_sent(&self, error: &Error) {
+        self.fail_where(error, |batch| batch.sent_in.is_some());
+    }
+
+    /// Nothing will be applied any more.
+    pub(super) fn fail_all(&self, error: &Error) {
+        self.fail_where(error, |_| true);
+    }
+
+    /// Drops what nobody waits for any more. (Whoever waited has timed out by itself.)
+    pub(super) fn sweep(&self, now: Instant) {
+        self.inner.lock().batches.retain(|_, batch| batch.give_up > now);
+    }
+
+    fn fail_where(&self, error: &Error, which: impl Fn(&Batch) -> bool) {
+        let mut inner = self.inner.lock();
+        let failed: Vec<u64> = inner.batches.iter().filter(|(_, b)| which(b)).map(|(seq, _)| *seq).collect();
+        for seq in failed {
+            if let Some(batch) = inner.batches.remove(&seq) {
+                for waiter in batch.waiters {
+                    let _ = waiter.send(Err(error.clone()));
+                }
+            }
+        }
+    }
+
+    /// Commands under way.
+    pub(super) fn pending(&self) -> usize {
+        self.inner.lock().batches.values().map(|b| b.waiters.len()).sum()
+    }
+}

@@ -1,0 +1,230 @@
+//! Who is in the cluster, and how that changes. Reads come from the applied membership; changes run on the leader.
+//!
+//! A voter is never added outright: it comes as a learner that the leader promotes when it has caught up, so that adding a
+//! member that does not start cannot cost the quorum.
+
+use crate::group::Group;
+use crate::raft::{MemberNode, ProposeError, RaftMember};
+use crate::{Config, Error, Member};
+use pb::member_change::Change;
+use quorate_core::{Command, MemberId};
+use quorate_proto::peer_v1 as pb;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+/// How far a learner's log may lag behind to count as caught up, in percent of the leader's.
+const READY_PERCENT: u64 = 90;
+
+/// How often the leader looks for learners that it can promote.
+const PROMOTE_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How long to wait for another change to finish.
+const BUSY_PAUSE: Duration = Duration::from_millis(50);
+
+/// The members as applied here, sorted by id.
+pub(crate) fn members(group: &Group) -> Result<Vec<Member>, Error> {
+    let raft = raft_members(group)?;
+    let attributes: BTreeMap<MemberId, _> = group.state.store.members().into_iter().collect();
+    Ok(raft
+        .into_iter()
+        .map(|member| {
+            let id = MemberId::new(member.id);
+            let told = attributes.get(&id);
+            Member {
+                id,
+                name: told.map(|a| a.name.clone()).unwrap_or_default(),
+                client_urls: told.map(|a| a.client_urls.clone()).unwrap_or_default(),
+                peer_urls: member.node.peer_urls,
+                // Whoever asked for a voter sees a voter: that it is still catching up is our business.
+                is_learner: !member.voter && !member.node.promote,
+            }
+        })
+        .collect())
+}
+
+fn raft_members(group: &Group) -> Result<Vec<RaftMember>, Error> {
+    crate::raft::members_of(&group.state.store.membership()).map_err(|e| Error::Fatal(e.to_string()))
+}
+
+/// Changes the membership. Only the leader can. Returns the id of a member that was added, and the log index to wait for.
+pub(crate) async fn change(group: &Group, config: &Config, change: Change) -> Result<(u64, u64), Error> {
+    // The checks below look at the applied membership: it has to be the newest.
+    group.linearize().await?;
+    match change {
+        Change::Add(add) => self::add(group, config, add).await,
+        Change::Remove(id) => remove(group, config, id).await.map(|index| (0, index)),
+        Change::Update(update) => self::update(group, update).await.map(|index| (0, index)),
+        Change::Promote(id) => promote(group, config, id).await.map(|index| (0, index)),
+    }
+}
+
+async fn add(group: &Group, config: &Config, add: pb::MemberAdd) -> Result<(u64, u64), Error> {
+    check_urls(&add.peer_urls)?;
+    let now = members(group)?;
+    refuse_url_in_use(&now, &add.peer_urls, None)?;
+    if add.learner && now.iter().filter(|m| m.is_learner).count() >= config.learners_max {
+        return Err(Error::TooManyLearners);
+    }
+    if !add.learner && config.strict_reconfig_check && !may_add_voter(&now) {
+        return Err(Error::NotEnoughStartedMembers);
+    }
+    let time_s = group.state.env.wall_clock_ms() / 1000;
+    let id = crate::bootstrap::member_id(&add.peer_urls, &config.initial_cluster_token, Some(time_s));
+    if now.iter().any(|m| m.id.get() == id) || group.state.store.is_forgotten(MemberId::new(id)) {
+        return Err(Error::MemberExists);
+    }
+    let node = MemberNode { peer_urls: add.peer_urls, promote: !add.learner };
+    let index = retry(|| group.raft.set_nodes(BTreeMap::from([(id, node.clone())]), true)).await?;
+    Ok((id, index))
+}
+
+async fn remove(group: &Group, config: &Config, id: u64) -> Result<u64, Error> {
+    let member = find(group, id)?;
+    if config.strict_reconfig_check && member.voter && !may_remove_voter(&members(group)?, id) {
+        return Err(Error::NotEnoughStartedMembers);
+    }
+    let index = retry(|| group.raft.remove(id, member.voter)).await?;
+    // From here on its id is never used again, and whoever hears from it tells it that it is gone.
+    group.write(Command::MemberForget { member: MemberId::new(id) }).await?;
+    Ok(index)
+}
+
+async fn update(group: &Group, update: pb::MemberUpdate) -> Result<u64, Error> {
+    check_urls(&update.peer_urls)?;
+    let member = find(group, update.id)?;
+    refuse_url_in_use(&members(group)?, &update.peer_urls, Some(update.id))?;
+    let node = MemberNode { peer_urls: update.peer_urls, ..member.node };
+    retry(|| group.raft.set_nodes(BTreeMap::from([(update.id, node.clone())]), false)).await
+}
+
+async fn promote(group: &Group, config: &Config, id: u64) -> Result<u64, Error> {
+    let member = find(group, id)?;
+    if member.voter || member.node.promote {
+        return Err(Error::MemberNotLearner);
+    }
+    if !caught_up(group, id) {
+        return Err(Error::LearnerNotReady);
+    }
+    if config.strict_reconfig_check && !may_add_voter(&members(group)?) {
+        return Err(Error::NotEnoughStartedMembers);
+    }
+    retry(|| group.raft.add_voters(BTreeSet::from([id]))).await
+}
+
+fn find(group: &Group, id: u64) -> Result<RaftMember, Error> {
+    raft_members(group)?.into_iter().find(|m| m.id == id).ok_or(Error::MemberNotFound)
+}
+
+fn check_urls(urls: &[String]) -> Result<(), Error> {
+    if urls.is_empty() || urls.iter().any(|url| crate::urls::host_port(url).is_err()) {
+        return Err(Error::MemberBadUrls);
+    }
+    Ok(())
+}
+
+fn refuse_url_in_use(members: &[Member], urls: &[String], except: Option<u64>) -> Result<(), Error> {
+    let in_use =
+        members.iter().filter(|m| Some(m.id.get()) != except).any(|m| m.peer_urls.iter().any(|url| urls.contains(url)));
+    if in_use { Err(Error::PeerUrlExists) } else { Ok(()) }
+}
+
+/// etcd's strict check: with one more voter that has not started, do those that have still make a quorum?
+fn may_add_voter(members: &[Member]) -> bool {
+    let (voters, started) = count(members, None);
+    // A cluster of one may grow: there is no other way to two.
+    (voters == 1 && started == 1) || started > (voters + 1) / 2
+}
+
+/// Likewise, with one voter less.
+fn may_remove_voter(members: &[Member], id: u64) -> bool {
+    let (voters, started) = count(members, Some(id));
+    voters > 0 && started > voters / 2
+}
+
+fn count(members: &[Member], except: Option<u64>) -> (usize, usize) {
+    let voters = members.iter().filter(|m| !m.is_learner && Some(m.id.get()) != except);
+    let started = voters.clone().filter(|m| !m.name.is_empty()).count();
+    (voters.count(), started)
+}
+
+fn caught_up(group: &Group, id: u64) -> bool {
+    let (last, _) = group.raft.log_position();
+    group.raft.matching().get(&id).is_some_and(|matching| *matching * 100 >= last * READY_PERCENT)
+}
+
+/// Membership changes go one after the other: waits for its turn.
+async fn retry<F: Future<Output = Result<u64, ProposeError>>>(change: impl Fn() -> F) -> Result<u64, Error> {
+    let attempts = async {
+        loop {
+            match change().await {
+                Ok(index) => return Ok(index),
+                Err(ProposeError::ChangeInProgress) => tokio::time::sleep(BUSY_PAUSE).await,
+                Err(ProposeError::NotLeader | ProposeError::Unknown) => return Err(Error::LeaderChanged),
+                Err(ProposeError::Stopped) => return Err(Error::Stopped),
+                Err(ProposeError::BadChange(reason)) => {
+                    tracing::warn!(reason, "a membership change was refused");
+                    return Err(Error::UnhealthyCluster);
+                }
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(7), attempts).await.unwrap_or(Err(Error::Timeout))
+}
+
+/// Promotes members that were added as voters, on the leader, as they catch up. Runs until the group is gone.
+pub(crate) async fn run_promoter(group: Weak<Group>) {
+    loop {
+        tokio::time::sleep(PROMOTE_INTERVAL).await;
+        let Some(group) = group.upgrade() else { return };
+        if !group.role().is_leader {
+            continue;
+        }
+        if let Err(error) = promote_ready(&group).await {
+            tracing::debug!(%error, "cannot promote a member yet");
+        }
+    }
+}
+
+async fn promote_ready(group: &Arc<Group>) -> Result<(), Error> {
+    let waiting = raft_members(group)?.into_iter().filter(|m| !m.voter && m.node.promote);
+    for member in waiting.filter(|m| caught_up(group, m.id)) {
+        tracing::info!(member = format!("{:x}", member.id), "the new member has caught up: it becomes a voter");
+        group.raft.add_voters(BTreeSet::from([member.id])).await.map_err(|_| Error::LeaderChanged)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn members(started: usize, unstarted: usize) -> Vec<Member> {
+        (0..started + unstarted)
+            .map(|i| Member {
+                id: MemberId::new(i as u64 + 1),
+                name: if i < started { format!("m{i}") } else { String::new() },
+                peer_urls: vec![],
+                client_urls: vec![],
+                is_learner: false,
+            })
+            .collect()
+    }
+
+    #[test]
+    fn strict_checks_are_etcds() {
+        // (started, unstarted) -> may a voter be added?
+        for (started, unstarted, expected) in
+            [(1, 0, true), (2, 0, true), (3, 0, true), (3, 1, true), (1, 1, false), (2, 1, false), (2, 2, false)]
+        {
+            let voters = started + unstarted + 1;
+            let etcd = (started == 1 && voters == 2) || started >= voters / 2 + 1;
+            assert_eq!(etcd, expected, "the table itself, {started} {unstarted}");
+            assert_eq!(may_add_voter(&members(started, unstarted)), expected, "{started} started, {unstarted} not");
+        }
+        assert!(!may_remove_voter(&members(1, 0), 1), "the last one");
+        assert!(may_remove_voter(&members(3, 0), 1));
+        assert!(!may_remove_voter(&members(2, 1), 1), "the other has not started");
+        assert!(may_remove_voter(&members(2, 1), 3));
+    }
+}

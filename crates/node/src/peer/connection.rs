@@ -1,0 +1,260 @@
+//! The dialling side: a connection, and the link that keeps one to a member.
+
+use super::frame::{self, FrameReader};
+use super::{AnswerReceiver, Identity, OnRefusal, Outgoing, PeerError, await_answer};
+use crate::env::{ByteStream, Env};
+use bytes::BytesMut;
+use parking_lot::Mutex;
+use pb::request::Kind as Ask;
+use pb::response::Kind as Answer;
+use quorate_core::GroupId;
+use quorate_proto::peer_v1 as pb;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::sync::{Notify, mpsc, oneshot};
+
+/// Requests on one connection that are written but not answered.
+const UNANSWERED_MAX: usize = 8192;
+
+/// Requests that are taken from the queue and written in one go.
+const WRITE_BATCH: usize = 256;
+
+/// How long to wait between two attempts to dial.
+const REDIAL_PAUSE: Duration = Duration::from_millis(50);
+
+/// A connection to a member.
+pub(crate) struct Connection {
+    queue: mpsc::Sender<Outgoing>,
+    closed: Arc<Notify>,
+}
+
+impl Connection {
+    /// Sends a request. If the queue is full, or the connection is lost, the answer says so.
+    pub(crate) fn send(&self, group: GroupId, ask: Ask) -> AnswerReceiver {
+        let (answer, receiver) = oneshot::channel();
+        self.enqueue(Outgoing { group, ask, answer });
+        receiver
+    }
+
+    fn enqueue(&self, outgoing: Outgoing) {
+        let (outgoing, error) = match self.queue.try_send(outgoing) {
+            Ok(()) => return,
+            Err(mpsc::error::TrySendError::Full(outgoing)) => (outgoing, PeerError::Overloaded),
+            Err(mpsc::error::TrySendError::Closed(outgoing)) => {
+                (outgoing, PeerError::NotConnected("connection lost".into()))
+            }
+        };
+        // Nobody may wait any more.
+        let _ = outgoing.answer.send(Err(error));
+    }
+
+    /// Sends a request and waits for the answer.
+    pub(crate) async fn call(&self, group: GroupId, ask: Ask, timeout: Duration) -> Result<Answer, PeerError> {
+        await_answer(self.send(group, ask), timeout).await
+    }
+}
+
+type Unanswered = Arc<Mutex<HashMap<u64, oneshot::Sender<Result<Answer, PeerError>>>>>;
+
+/// Dials the first of `urls` that answers, and introduces us. With the error comes the refusal, if it is one.
+pub(super) async fn connect(
+    env: &dyn Env,
+    identity: &Identity,
+    to: u64,
+    urls: &[String],
+    timeout: Duration,
+) -> Result<Connection, (PeerError, pb::Refusal)> {
+    let mut last = (PeerError::NotConnected("no URL is known".into()), pb::Refusal::None);
+    for url in urls {
+        match tokio::time::timeout(timeout, connect_one(env, identity, to, url, timeout)).await {
+            Ok(Ok(connection)) => return Ok(connection),
+            Ok(Err(error)) => last = error,
+            Err(_elapsed) => last = (PeerError::NotConnected(format!("{url} does not answer")), pb::Refusal::None),
+        }
+    }
+    Err(last)
+}
+
+async fn connect_one(
+    env: &dyn Env,
+    identity: &Identity,
+    to: u64,
+    url: &str,
+    timeout: Duration,
+) -> Result<Connection, (PeerError, pb::Refusal)> {
+    let not_connected = |e: std::io::Error| (PeerError::NotConnected(format!("{url}: {e}")), pb::Refusal::None);
+    let address = crate::urls::host_port(url).map_err(|e| (PeerError::NotConnected(e), pb::Refusal::None))?;
+    let stream = env.connect(address).await.map_err(not_connected)?;
+    let (read, mut write) = tokio::io::split(stream);
+    let mut out = BytesMut::from(&frame::PREFACE[..]);
+    frame::encode(&identity.hello(to), &mut out);
+    write.write_all(&out).await.map_err(not_connected)?;
+    let mut reader = FrameReader::new(read);
+    reader.preface().await.map_err(not_connected)?;
+    let reply: pb::HelloReply = reader.next().await.map_err(not_connected)?;
+    if !reply.refusal.is_empty() {
+        let reason = reply.reason();
+        return Err((PeerError::Refused(reply.refusal), reason));
+    }
+    let (queue, receiver) = mpsc::channel(WRITE_BATCH * 16);
+    let unanswered = Unanswered::default();
+    let closed = Arc::new(Notify::new());
+    tokio::spawn(write_requests(write, receiver, unanswered.clone(), closed.clone()));
+    tokio::spawn(read_responses(reader, unanswered, closed.clone(), timeout));
+    Ok(Connection { queue, closed })
+}
+
+/// Owns the sending half. Ends when the connection is dropped or broken; then everything unanswered is lost.
+async fn write_requests(
+    mut write: WriteHalf<Box<dyn ByteStream>>,
+    mut queue: mpsc::Receiver<Outgoing>,
+    unanswered: Unanswered,
+    closed: Arc<Notify>,
+) {
+    let mut next_id: u64 = 1;
+    let mut batch = Vec::with_capacity(WRITE_BATCH);
+    let mut out = BytesMut::new();
+    loop {
+        let received = tokio::select! {
+            received = queue.recv_many(&mut batch, WRITE_BATCH) => received,
+            () = closed.notified() => 0,
+        };
+        if received == 0 {
+            break;
+        }
+        for Outgoing { group, ask, answer } in batch.drain(..) {
+            if unanswered.lock().len() >= UNANSWERED_MAX {
+                let _ = answer.send(Err(PeerError::Overloaded));
+                continue;
+            }
+            let request = pb::Request { id: next_id, group: group.get(), kind: Some(ask) };
+            unanswered.lock().insert(next_id, answer);
+            next_id += 1;
+            frame::encode(&request, &mut out);
+        }
+        if write.write_all(&out).await.is_err() {
+            break;
+        }
+        out.clear();
+        if out.capacity() > 4 << 20 {
+            // One big append must not keep its buffer for ever.
+            out = BytesMut::new();
+        }
+    }
+    let _ = write.shutdown().await;
+    closed.notify_waiters();
+    closed.notify_one();
+    queue.close();
+    while let Some(outgoing) = queue.recv().await {
+        let _ = outgoing.answer.send(Err(PeerError::NotConnected("connection lost".into())));
+    }
+    lose(&unanswered);
+}
+
+/// Owns the receiving half.
+async fn read_responses(
+    mut reader: FrameReader<ReadHalf<Box<dyn ByteStream>>>,
+    unanswered: Unanswered,
+    closed: Arc<Notify>,
+    idle_timeout: Duration,
+) {
+    loop {
+        let response = tokio::select! {
+            response = tokio::time::timeout(idle_timeout, reader.next::<pb::Response>()) => response,
+            () = closed.notified() => break,
+        };
+        let response = match response {
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "peer connection ended");
+                break;
+            }
+            // Silence is fine while nothing is owed.
+            Err(_elapsed) if unanswered.lock().is_empty() => continue,
+            Err(_elapsed) => {
+                tracing::info!("a peer owes answers and says nothing: dropping the connection");
+                break;
+            }
+        };
+        let Some(answer) = unanswered.lock().remove(&response.id) else { continue };
+        let result = match response.kind {
+            Some(Answer::Failure(failure)) => Err(PeerError::Failed(failure)),
+            Some(kind) => Ok(kind),
+            None => Err(PeerError::Lost),
+        };
+        // Whoever asked may have given up.
+        let _ = answer.send(result);
+    }
+    closed.notify_waiters();
+    closed.notify_one();
+    lose(&unanswered);
+}
+
+fn lose(unanswered: &Unanswered) {
+    let lost: Vec<_> = unanswered.lock().drain().collect();
+    for (_, answer) in lost {
+        let _ = answer.send(Err(PeerError::Lost));
+    }
+}
+
+/// Keeps a connection to one member as long as somebody wants to send.
+pub(super) struct Link {
+    pub(super) env: Arc<dyn Env>,
+    pub(super) identity: Identity,
+    pub(super) to: u64,
+    pub(super) urls: Arc<Mutex<Vec<String>>>,
+    pub(super) idle_timeout: Duration,
+    pub(super) on_refusal: OnRefusal,
+}
+
+impl Link {
+    /// Runs until the queue is closed.
+    pub(super) async fn run(self, mut queue: mpsc::Receiver<Outgoing>) {
+        let mut connection: Option<Connection> = None;
+        let mut reported = String::new();
+        while let Some(outgoing) = queue.recv().await {
+            if connection.as_ref().is_some_and(|c| c.queue.is_closed()) {
+                connection = None;
+            }
+            if connection.is_none() {
+                let urls = self.urls.lock().clone();
+                match connect(self.env.as_ref(), &self.identity, self.to, &urls, self.idle_timeout).await {
+                    Ok(new) => {
+                        reported.clear();
+                        tracing::info!(to = format!("{:x}", self.to), "connected to a peer");
+                        connection = Some(new);
+                    }
+                    Err((error, refusal)) => {
+                        self.report(&error, refusal, &mut reported);
+                        let _ = outgoing.answer.send(Err(error.clone()));
+                        // What has piled up meanwhile waits for the same dead member: answer it too.
+                        tokio::time::sleep(REDIAL_PAUSE).await;
+                        while let Ok(outgoing) = queue.try_recv() {
+                            let _ = outgoing.answer.send(Err(error.clone()));
+                        }
+                        continue;
+                    }
+                }
+            }
+            if let Some(connection) = &connection {
+                connection.enqueue(outgoing);
+            }
+        }
+        if let Some(connection) = connection {
+            connection.closed.notify_waiters();
+        }
+    }
+
+    fn report(&self, error: &PeerError, refusal: pb::Refusal, reported: &mut String) {
+        let text = error.to_string();
+        if *reported != text {
+            tracing::warn!(to = format!("{:x}", self.to), error = text, "cannot connect to a peer");
+            *reported = text;
+        }
+        if let PeerError::Refused(words) = error {
+            (self.on_refusal)(refusal, words);
+        }
+    }
+}

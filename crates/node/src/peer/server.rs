@@ -1,0 +1,218 @@
+//! The accepting side: introduces peers, hands their requests to the node, writes the responses.
+
+use super::frame::{self, FrameReader};
+use crate::env::{ByteStream, Listener};
+use bytes::BytesMut;
+use pb::request::Kind as Ask;
+use pb::response::Kind as Answer;
+use quorate_core::GroupId;
+use quorate_proto::peer_v1 as pb;
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncWriteExt, WriteHalf};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinSet;
+
+/// Peer connections that are open at once. A cluster has a handful of members; more is a mistake or an attack.
+const CONNECTIONS_MAX: usize = 256;
+
+/// Requests of one connection that are being handled. Beyond it, the connection is not read.
+const REQUESTS_MAX: usize = 1024;
+
+/// How long the introduction may take.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What the node does for its peers.
+pub(crate) trait PeerService: Send + Sync + 'static {
+    /// State of a snapshot that is being received on a connection.
+    type Incoming: Send + Sync;
+
+    /// Accepts or refuses whoever dialled.
+    fn hello(&self, hello: &pb::Hello) -> pb::HelloReply;
+
+    /// Opens the appends of one group: see [`crate::raft::RaftGroup::append_stream`].
+    fn appends(
+        &self,
+        group: GroupId,
+        reply: Box<dyn Fn(u64, Result<pb::AppendReply, String>) + Send>,
+    ) -> Option<mpsc::Sender<(u64, pb::Append)>>;
+
+    /// Answers everything that is neither an append nor part of a snapshot.
+    fn handle(&self, group: GroupId, ask: Ask) -> impl Future<Output = Answer> + Send;
+
+    /// Takes the next part of a snapshot. Called in order.
+    fn snapshot(
+        &self,
+        group: GroupId,
+        incoming: Option<Self::Incoming>,
+        ask: Ask,
+    ) -> impl Future<Output = Result<(Option<Self::Incoming>, pb::SnapshotReply), pb::Failure>> + Send;
+}
+
+/// Accepts peers until the task is dropped; then all their connections end.
+pub(crate) async fn serve<S: PeerService>(mut listener: Box<dyn Listener>, service: Arc<S>) {
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            Some(_) = connections.join_next() => continue,
+        };
+        let (stream, from) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a peer");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        if connections.len() >= CONNECTIONS_MAX {
+            tracing::warn!(from, "too many peer connections: closing the newest");
+            continue;
+        }
+        let service = service.clone();
+        connections.spawn(async move {
+            if let Err(error) = serve_connection(stream, service).await
+                && error.kind() != io::ErrorKind::UnexpectedEof
+            {
+                tracing::debug!(from, %error, "peer connection ended");
+            }
+        });
+    }
+}
+
+async fn serve_connection<S: PeerService>(stream: Box<dyn ByteStream>, service: Arc<S>) -> io::Result<()> {
+    let (read, mut write) = tokio::io::split(stream);
+    let mut reader = FrameReader::new(read);
+    let hello: pb::Hello = tokio::time::timeout(HELLO_TIMEOUT, async {
+        reader.preface().await?;
+        reader.next().await
+    })
+    .await
+    .map_err(|_elapsed| io::Error::from(io::ErrorKind::TimedOut))??;
+    let reply = service.hello(&hello);
+    let refused = !reply.refusal.is_empty();
+    let mut out = BytesMut::from(&frame::PREFACE[..]);
+    frame::encode(&reply, &mut out);
+    write.write_all(&out).await?;
+    if refused {
+        tracing::warn!(member = format!("{:x}", hello.member_id), reason = reply.refusal, "refused a peer");
+        return write.shutdown().await;
+    }
+    let (responses, receiver) = mpsc::channel(REQUESTS_MAX);
+    let writer = tokio::spawn(write_responses(write, receiver));
+    let mut session = Session {
+        service,
+        responses,
+        appends: HashMap::new(),
+        slots: Arc::new(Semaphore::new(REQUESTS_MAX)),
+        incoming: None,
+        known: hello.cluster_id != 0,
+    };
+    let result = session.run(&mut reader).await;
+    drop(session);
+    writer.abort();
+    result
+}
+
+/// One accepted connection.
+struct Session<S: PeerService> {
+    service: Arc<S>,
+    responses: mpsc::Sender<pb::Response>,
+    appends: HashMap<u32, mpsc::Sender<(u64, pb::Append)>>,
+    slots: Arc<Semaphore>,
+    incoming: Option<S::Incoming>,
+    /// Whether the dialler named our cluster. If not it may only ask who is in it.
+    known: bool,
+}
+
+impl<S: PeerService> Session<S> {
+    async fn run<R: tokio::io::AsyncRead + Unpin>(&mut self, reader: &mut FrameReader<R>) -> io::Result<()> {
+        loop {
+            let request: pb::Request = reader.next().await?;
+            let group = GroupId::new(request.group);
+            let Some(ask) = request.kind else {
+                self.respond(request.id, failure("this version does not know the request")).await?;
+                continue;
+            };
+            if !self.known && !matches!(ask, Ask::ClusterInfo(_)) {
+                self.respond(request.id, failure("introduce yourself with the cluster id first")).await?;
+                continue;
+            }
+            match ask {
+                Ask::Append(append) => self.append(request.id, group, append).await?,
+                Ask::SnapshotBegin(_) | Ask::SnapshotChunk(_) | Ask::SnapshotEnd(_) => {
+                    let answer = match self.service.snapshot(group, self.incoming.take(), ask).await {
+                        Ok((incoming, reply)) => {
+                            self.incoming = incoming;
+                            Answer::Snapshot(reply)
+                        }
+                        Err(failure) => Answer::Failure(failure),
+                    };
+                    self.respond(request.id, answer).await?;
+                }
+                ask => self.spawn(request.id, group, ask).await?,
+            }
+        }
+    }
+
+    async fn append(&mut self, id: u64, group: GroupId, append: pb::Append) -> io::Result<()> {
+        if self.appends.get(&group.get()).is_none_or(mpsc::Sender::is_closed) {
+            let responses = self.responses.clone();
+            let reply = Box::new(move |id, result: Result<pb::AppendReply, String>| {
+                let kind = match result {
+                    Ok(reply) => Answer::Append(reply),
+                    Err(text) => failure(&text),
+                };
+                // As many replies as requests can be under way fit; a full queue means that the connection is stuck, and
+                // losing the reply ends it.
+                let _ = responses.try_send(pb::Response { id, kind: Some(kind) });
+            });
+            match self.service.appends(group, reply) {
+                Some(sender) => self.appends.insert(group.get(), sender),
+                None => return self.respond(id, failure("no such group")).await,
+            };
+        }
+        if let Some(sender) = self.appends.get(&group.get())
+            && sender.send((id, append)).await.is_err()
+        {
+            return self.respond(id, failure("raft has stopped")).await;
+        }
+        Ok(())
+    }
+
+    async fn spawn(&mut self, id: u64, group: GroupId, ask: Ask) -> io::Result<()> {
+        let permit = self.slots.clone().acquire_owned().await.map_err(io::Error::other)?;
+        let (service, responses) = (self.service.clone(), self.responses.clone());
+        tokio::spawn(async move {
+            let kind = service.handle(group, ask).await;
+            // The connection may be gone.
+            let _ = responses.send(pb::Response { id, kind: Some(kind) }).await;
+            drop(permit);
+        });
+        Ok(())
+    }
+
+    async fn respond(&self, id: u64, kind: Answer) -> io::Result<()> {
+        self.responses.send(pb::Response { id, kind: Some(kind) }).await.map_err(io::Error::other)
+    }
+}
+
+fn failure(text: &str) -> Answer {
+    Answer::Failure(pb::Failure { code: 0, text: text.into() })
+}
+
+async fn write_responses(mut write: WriteHalf<Box<dyn ByteStream>>, mut responses: mpsc::Receiver<pb::Response>) {
+    let mut batch = Vec::with_capacity(64);
+    let mut out = BytesMut::new();
+    while responses.recv_many(&mut batch, 64).await > 0 {
+        for response in batch.drain(..) {
+            frame::encode(&response, &mut out);
+        }
+        if write.write_all(&out).await.is_err() {
+            return;
+        }
+        out.clear();
+    }
+}

@@ -1,0 +1,15 @@
+//! The adapter to openraft: its types, our log store, our state machine, our network. Nothing outside this module names an
+//! openraft type; the rest of the crate sees [`RaftGroup`].
+
+mod codec;
+mod handle;
+mod log_store;
+mod network;
+mod runtime;
+mod state_machine;
+mod types;
+
+pub(crate) use codec::{RaftMember, members_of};
+pub(crate) use handle::{ProposeError, RaftGroup, RaftOptions, Role, entry_body};
+pub(crate) use state_machine::{AppliedBatch, AppliedCommand, ApplyHooks};
+pub(crate) use types::{MemberNode, StoredMembership};

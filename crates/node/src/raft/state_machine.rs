@@ -1,0 +1,214 @@
+//! openraft's state machine over the store: decode, apply, commit, publish, then tell the hooks. Everything that a client
+//! or a watcher sees comes out of here, in log order.
+
+use super::codec;
+use super::types::{CommittedLeaderId, Entry, LogId, SnapshotMeta, StoredMembership, Types};
+use futures::{Stream, TryStreamExt};
+use openraft::entry::EntryPayload;
+use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
+use openraft::{OptionalSend, Snapshot};
+use quorate_core::{Delta, Effects, MemberId, Record, Rejection, Reply, Revision, SystemChange, View};
+use quorate_storage::{Applied, Installer, SnapshotMeta as StoredSnapshotMeta, Store};
+use std::io;
+use std::sync::Arc;
+
+/// One applied command, for whoever waits for it.
+pub(crate) struct AppliedCommand {
+    /// What to answer.
+    pub reply: Result<Reply, Rejection>,
+    /// The store's revision after it.
+    pub revision: Revision,
+}
+
+/// What the group does when entries were applied. Called by the one apply task, in log order.
+pub(crate) trait ApplyHooks: Send + Sync + 'static {
+    /// After the effects are visible to readers: publish events, then answer. `records` and `system` are all changes of the
+    /// entry, in order.
+    fn on_applied(
+        &self,
+        revision: Revision,
+        records: &[Record],
+        system: &[SystemChange],
+        batches: Vec<AppliedBatch>,
+        log_id: (u64, u64),
+    );
+
+    /// A membership was applied and is visible.
+    fn on_membership(&self, membership: &StoredMembership, log_id: (u64, u64));
+
+    /// The whole state was replaced by a snapshot.
+    fn on_snapshot(&self, membership: &StoredMembership, log_id: (u64, u64));
+
+    /// Keeps the log after `index` until the guard is dropped: a snapshot transfer ends there.
+    fn hold_log(&self, index: u64) -> Box<dyn Send>;
+
+    /// Waits until the tail has room: back pressure of the engine on apply.
+    fn wait_for_room(&self) -> impl Future<Output = ()> + Send;
+
+    /// The state cannot be trusted or read any more.
+    fn fatal(&self, reason: &str);
+}
+
+/// The replies to one batch of one proposer.
+pub(crate) struct AppliedBatch {
+    /// Who proposed it.
+    pub origin: MemberId,
+    /// Names the batch at its origin.
+    pub first_seq: u64,
+    /// One per command.
+    pub commands: Vec<AppliedCommand>,
+}
+
+/// The state machine of one group.
+pub(crate) struct StateMachine<H> {
+    store: Arc<Store>,
+    hooks: Arc<H>,
+}
+
+impl<H> Clone for StateMachine<H> {
+    fn clone(&self) -> Self {
+        Self { store: self.store.clone(), hooks: self.hooks.clone() }
+    }
+}
+
+/// What openraft hands around as "snapshot data": a handle, never the data.
+pub(crate) enum SnapshotHandle {
+    /// What the leader sends: read from the store when the transfer begins, so that making the handle costs nothing. The log
+    /// behind `floor` stays as long as the handle does.
+    Export { store: Arc<Store>, floor: Box<dyn Send> },
+    /// What a follower has received and written beside the state that serves.
+    Received { installer: Box<Installer>, meta: Box<StoredSnapshotMeta> },
+}
+
+impl<H: ApplyHooks> StateMachine<H> {
+    pub(crate) fn new(store: Arc<Store>, hooks: Arc<H>) -> Self {
+        Self { store, hooks }
+    }
+
+    fn fail(&self, error: impl std::fmt::Display) -> io::Error {
+        let text = error.to_string();
+        self.hooks.fatal(&text);
+        io::Error::other(text)
+    }
+
+    /// Applies one entry and makes it visible.
+    fn apply_entry(&self, entry: &Entry) -> io::Result<()> {
+        let log_id = (entry.log_id.committed_leader_id().term, entry.log_id.index());
+        let applied = Applied { term: log_id.0, index: log_id.1 };
+        match &entry.payload {
+            EntryPayload::Blank => {
+                let mut writer = self.store.writer();
+                writer.commit(Delta::default(), applied);
+                writer.publish();
+                let revision = writer.revision();
+                drop(writer);
+                self.hooks.on_applied(revision, &[], &[], Vec::new(), log_id);
+                Ok(())
+            }
+            EntryPayload::Normal(data) => self.apply_commands(&data.0.slice(1..), applied),
+            EntryPayload::Membership(membership) => {
+                let stored = StoredMembership::new(Some(entry.log_id), membership.clone());
+                let mut writer = self.store.writer();
+                writer.set_membership(codec::encode_membership(&stored), applied);
+                writer.publish();
+                drop(writer);
+                self.hooks.on_membership(&stored, log_id);
+                Ok(())
+            }
+        }
+    }
+
+    fn apply_commands(&self, body: &bytes::Bytes, applied: Applied) -> io::Result<()> {
+        let entry = quorate_core::codec::decode_entry(body.clone())
+            .map_err(|e| self.fail(format!("log entry {} cannot be decoded: {e}", applied.index)))?;
+        let mut records: Vec<Record> = Vec::new();
+        let mut system: Vec<SystemChange> = Vec::new();
+        let mut batches = Vec::with_capacity(entry.batches.len());
+        let mut writer = self.store.writer();
+        for batch in entry.batches {
+            let mut commands = Vec::with_capacity(batch.commands.len());
+            for command in &batch.commands {
+                let Effects { reply, delta } = quorate_core::apply(&writer, command).map_err(|e| self.fail(e))?;
+                records.extend(delta.records.iter().cloned());
+                system.extend(delta.system.iter().cloned());
+                writer.commit(delta, applied);
+                commands.push(AppliedCommand { reply, revision: writer.revision() });
+            }
+            batches.push(AppliedBatch { origin: batch.origin, first_seq: batch.first_seq, commands });
+        }
+        writer.publish();
+        let revision = writer.revision();
+        drop(writer);
+        self.hooks.on_applied(revision, &records, &system, batches, (applied.term, applied.index));
+        Ok(())
+    }
+
+    fn applied_now(&self) -> io::Result<(Option<LogId>, StoredMembership)> {
+        let (applied, membership) = (self.store.applied(), self.store.membership());
+        // The first entry of every log is a membership.
+        let any = !membership.is_empty();
+        Ok((any.then(|| codec::log_id(applied.term, applied.index)), codec::decode_membership(&membership)?))
+    }
+
+    fn export(&self) -> io::Result<Option<SmSnapshot>> {
+        let (last_log_id, last_membership) = self.applied_now()?;
+        let Some(last) = last_log_id else { return Ok(None) };
+        let floor = self.hooks.hold_log(last.index());
+        Ok(Some(Snapshot {
+            meta: SnapshotMeta { last_log_id, last_membership },
+            snapshot: SnapshotHandle::Export { store: self.store.clone(), floor },
+        }))
+    }
+}
+
+type SmSnapshot = Snapshot<CommittedLeaderId, u64, super::MemberNode, SnapshotHandle>;
+impl<H: ApplyHooks> RaftSnapshotBuilder<Types> for StateMachine<H> {
+    type SnapshotData = SnapshotHandle;
+
+    async fn build_snapshot(&mut self) -> Result<SmSnapshot, io::Error> {
+        self.export()?
+            .ok_or_else(|| io::Error::other("nothing was applied yet: there is nothing to take a snapshot of"))
+    }
+}
+
+impl<H: ApplyHooks> RaftStateMachine<Types> for StateMachine<H> {
+    type SnapshotData = SnapshotHandle;
+    type SnapshotBuilder = Self;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
+        self.applied_now()
+    }
+
+    async fn apply<Strm>(&mut self, mut entries: Strm) -> Result<(), io::Error>
+    where
+        Strm: Stream<Item = Result<EntryResponder<Types>, io::Error>> + Unpin + OptionalSend,
+    {
+        while let Some((entry, responder)) = entries.try_next().await? {
+            self.hooks.wait_for_room().await;
+            self.apply_entry(&entry)?;
+            if let Some(responder) = responder {
+                responder.send(());
+            }
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotHandle) -> Result<(), io::Error> {
+        let SnapshotHandle::Received { installer, meta: stored } = snapshot else {
+            return Err(self.fail("an export of this member was given to it as a snapshot to install"));
+        };
+        // An error here leaves the old generation in place; openraft stops, which is right: never `Ok` after a failure.
+        installer.finish(&stored).map_err(|e| self.fail(e))?;
+        let last = meta.last_log_id.map_or((0, 0), |id| (id.committed_leader_id().term, id.index()));
+        self.hooks.on_snapshot(&meta.last_membership, last);
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<SmSnapshot>, io::Error> {
+        self.export()
+    }
+}

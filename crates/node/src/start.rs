@@ -1,0 +1,326 @@
+//! Starting and stopping a node: directories, log, engine, group, peers, and the tasks that go with them.
+
+use crate::bootstrap::{self, DataIdentity};
+use crate::env::Env;
+use crate::group::{Group, GroupOptions, Upkeep, UpkeepOptions};
+use crate::peer::{self, Identity, Peers};
+use crate::raft::{MemberNode, RaftOptions};
+use crate::service::{self, Service};
+use crate::watch::WatchOptions;
+use crate::{Config, Error, membership};
+use parking_lot::Mutex;
+use quorate_core::{Command, GroupId, MemberAttributes, MemberId};
+use quorate_proto::peer_v1 as pb;
+use quorate_storage::{EngineConfig, Store, StoreConfig, open_engine};
+use quorate_wal::{Wal, WalOptions};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
+
+/// How often what was written is made durable in the engine. (In the log it is durable before the reply.)
+const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Or earlier, after so much.
+const FLUSH_BYTES: usize = 32 << 20;
+
+/// How long a clean shutdown waits for another member to take over leadership.
+const TRANSFER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A running node.
+pub(crate) struct Running {
+    pub(crate) config: Arc<Config>,
+    pub(crate) env: Arc<dyn Env>,
+    pub(crate) identity: DataIdentity,
+    pub(crate) group: Arc<Group>,
+    pub(crate) wal: Wal,
+    pub(crate) stopped: watch::Sender<Option<Error>>,
+    upkeep_stop: Arc<Notify>,
+    upkeep_done: watch::Receiver<bool>,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+    _lock: Box<dyn Send + Sync>,
+}
+
+/// Opens everything and starts all tasks.
+pub(crate) async fn start(config: Config, env: Arc<dyn Env>) -> Result<Arc<Running>, Error> {
+    check(&config)?;
+    let lock = take_directory(&config, env.as_ref())?;
+    let (identity, fresh) = bootstrap::identity(&config, env.as_ref()).await?;
+    let wal = open_wal(&config, &identity, &env)?;
+    let store = open_store(&config)?;
+    let stopped = watch::Sender::new(None);
+    let peers = Peers::new(
+        env.clone(),
+        Identity { cluster_id: identity.cluster_id, member_id: identity.member_id, data_dir_id: identity.data_dir_id },
+        config.election_timeout,
+        on_refusal(identity.member_id, stopped.clone()),
+    );
+    let member = MemberId::new(identity.member_id);
+    let group =
+        Group::start(GroupId::DEFAULT, member, env.clone(), group_options(&config, &env), store, &wal, peers.clone())
+            .await
+            .map_err(Error::Fatal)?;
+    let upkeep_stop = Arc::new(Notify::new());
+    let (done, upkeep_done) = watch::channel(false);
+    let upkeep = Upkeep::new(&group, upkeep_options(&config), upkeep_stop.clone());
+    env.spawn_dedicated(
+        "quorate-upkeep",
+        Box::pin(async move {
+            upkeep.run().await;
+            done.send_replace(true);
+        }),
+    );
+    let config = Arc::new(config);
+    let service = Arc::new(Service { config: config.clone(), identity: identity.clone(), group: group.clone() });
+    let mut tasks = listen(&config, env.as_ref(), &service).await?;
+    if fresh && !identity.initial_members.is_empty() {
+        let members = identity.initial_members.iter();
+        let nodes = members.map(|(id, urls)| (*id, MemberNode { peer_urls: urls.clone(), promote: false })).collect();
+        group.raft.initialize(nodes).await.map_err(Error::Fatal)?;
+    }
+    tasks.push(tokio::spawn(membership::run_promoter(Arc::downgrade(&group))));
+    tasks.push(tokio::spawn(publish(Arc::downgrade(&group), config.clone(), identity.clone())));
+    tasks.push(tokio::spawn(watch_membership(Arc::downgrade(&group), peers, identity.member_id, stopped.clone())));
+    tasks.push(tokio::spawn(watch_failure(group.state.watch_failure(), stopped.clone())));
+    Ok(Arc::new(Running {
+        config,
+        env,
+        identity,
+        group,
+        wal,
+        stopped,
+        upkeep_stop,
+        upkeep_done,
+        tasks: Mutex::new(tasks),
+        _lock: lock,
+    }))
+}
+
+impl Running {
+    /// Hands leadership over if it can, stops Raft, makes everything durable, closes the log.
+    pub(crate) async fn shutdown(&self) {
+        if self.stopped.borrow().is_none() {
+            self.hand_over().await;
+        }
+        self.stopped.send_if_modified(|reason| {
+            let first = reason.is_none();
+            reason.get_or_insert(Error::Stopped);
+            first
+        });
+        for task in self.tasks.lock().drain(..) {
+            task.abort();
+        }
+        self.group.raft.shutdown().await;
+        self.group.state.fail(Error::Stopped);
+        self.upkeep_stop.notify_one();
+        let mut done = self.upkeep_done.clone();
+        // An error means that the upkeep is gone: then there is nothing to wait for.
+        let _ = tokio::time::timeout(Duration::from_secs(30), done.wait_for(|done| *done)).await;
+        self.wal.close();
+    }
+
+    async fn hand_over(&self) {
+        let mut role = self.group.watch_role();
+        if !role.borrow_and_update().is_leader {
+            return;
+        }
+        let Ok(members) = membership::members(&self.group) else { return };
+        let matching = self.group.raft.matching();
+        let me = self.identity.member_id;
+        let voters = members.iter().filter(|m| !m.is_learner && m.id.get() != me);
+        let Some(heir) = voters.max_by_key(|m| matching.get(&m.id.get()).copied()) else { return };
+        self.group.raft.transfer_leader(heir.id.get()).await;
+        let handed = role.wait_for(|role| !role.is_leader && role.leader.is_some());
+        if tokio::time::timeout(TRANSFER_TIMEOUT, handed).await.is_err() {
+            tracing::warn!("leadership was not taken over in time; the others will elect a leader");
+        }
+    }
+}
+
+fn check(config: &Config) -> Result<(), Error> {
+    let urls = config.listen_peer_urls.iter().chain(&config.initial_advertise_peer_urls);
+    for url in urls {
+        crate::urls::host_port(url).map_err(Error::Fatal)?;
+    }
+    if config.election_timeout < config.heartbeat_interval * 5 {
+        return Err(Error::Fatal(format!(
+            "--election-timeout[{}ms] should be at least as 5 times as --heartbeat-interval[{}ms]",
+            config.election_timeout.as_millis(),
+            config.heartbeat_interval.as_millis()
+        )));
+    }
+    Ok(())
+}
+
+fn take_directory(config: &Config, env: &dyn Env) -> Result<Box<dyn Send + Sync>, Error> {
+    let dir = &config.data_dir;
+    let fail =
+        |error: &std::io::Error| Error::Fatal(format!("{}: cannot use the data directory: {error}", dir.display()));
+    env.disk().create_dir_all(dir).map_err(|e| fail(&e))?;
+    env.lock_dir(dir).map_err(|error| {
+        if error.kind() == std::io::ErrorKind::WouldBlock {
+            Error::Fatal(format!(
+                "{}: the data directory is in use by another process: stop it, or give this member a --data-dir of its own",
+                dir.display()
+            ))
+        } else {
+            fail(&error)
+        }
+    })
+}
+
+fn open_wal(config: &Config, identity: &DataIdentity, env: &Arc<dyn Env>) -> Result<Wal, Error> {
+    let dir = config.wal_dir.clone().unwrap_or_else(|| config.data_dir.join("wal"));
+    let clock = env.clone();
+    let options = WalOptions {
+        segment_bytes: config.wal_segment_bytes,
+        no_fsync: config.unsafe_no_fsync,
+        node_nonce: identity.data_dir_id,
+        clock: Some(Arc::new(move || clock.monotonic())),
+        fsync_observer: config.fsync_observer.clone(),
+        ..WalOptions::new(dir)
+    };
+    let fatal = env.clone();
+    let on_fatal = Arc::new(move |error: &quorate_wal::WalError| fatal.fatal(&error.to_string()));
+    let (wal, writer, preparer) = Wal::open(env.disk(), options, on_fatal).map_err(|e| Error::Fatal(e.to_string()))?;
+    env.spawn_dedicated("quorate-wal", Box::pin(writer.run()));
+    env.spawn_dedicated("quorate-prepare", Box::pin(preparer.run()));
+    Ok(wal)
+}
+
+fn open_store(config: &Config) -> Result<Arc<Store>, Error> {
+    let engine_config = EngineConfig { cache_bytes: config.engine_cache_bytes };
+    let engine =
+        open_engine(config.engine, &config.data_dir, engine_config).map_err(|e| Error::Fatal(e.to_string()))?;
+    let store_config =
+        StoreConfig { tail_bytes_max: config.tail_bytes_max, cache_bytes_max: config.record_cache_bytes };
+    let store = Store::open(engine, GroupId::DEFAULT, store_config).map_err(|e| Error::Fatal(e.to_string()))?;
+    Ok(Arc::new(store))
+}
+
+fn group_options(config: &Config, env: &Arc<dyn Env>) -> GroupOptions {
+    let jitter = env.clone();
+    GroupOptions {
+        raft: RaftOptions {
+            heartbeat: config.heartbeat_interval,
+            election: config.election_timeout,
+            pre_vote: config.pre_vote,
+        },
+        // As etcd: on top of the time that it takes to notice a dead leader and to elect another.
+        write_timeout: config.write_timeout + config.election_timeout * 2,
+        read_timeout: config.read_timeout + config.election_timeout * 2,
+        inflight_bytes_max: config.inflight_bytes_max,
+        watch: WatchOptions {
+            progress_interval: config.watch_progress_interval,
+            queue_events_max: config.watch_queue_events_max,
+            ..WatchOptions::default()
+        },
+        // As etcd: up to a tenth more, so that streams do not all speak at once.
+        watch_jitter: Arc::new(move |interval| interval.mul_f64((jitter.random_u64() % 100) as f64 / 1000.0)),
+    }
+}
+
+fn upkeep_options(config: &Config) -> UpkeepOptions {
+    UpkeepOptions {
+        flush_interval: FLUSH_INTERVAL,
+        flush_bytes: FLUSH_BYTES,
+        wal_keep_bytes: config.wal_keep_bytes,
+        compaction_batch: config.compaction_batch,
+        compaction_pause: config.compaction_pause,
+    }
+}
+
+async fn listen(config: &Config, env: &dyn Env, service: &Arc<Service>) -> Result<Vec<JoinHandle<()>>, Error> {
+    let mut tasks = Vec::new();
+    for url in &config.listen_peer_urls {
+        let address = crate::urls::host_port(url).map_err(Error::Fatal)?;
+        let listener = env
+            .listen(address)
+            .await
+            .map_err(|error| Error::Fatal(format!("cannot listen for peers on {url}: {error} (--listen-peer-urls)")))?;
+        tasks.push(tokio::spawn(peer::serve(listener, service.clone())));
+    }
+    Ok(tasks)
+}
+
+/// A peer that refuses us for good ends the node.
+fn on_refusal(member: u64, stopped: watch::Sender<Option<Error>>) -> peer::OnRefusal {
+    Arc::new(move |reason, _words| {
+        let text = match reason {
+            pb::Refusal::Removed => service::removed_text(member),
+            pb::Refusal::Wiped => service::wiped_text(member),
+            pb::Refusal::None | pb::Refusal::Cluster | pb::Refusal::NotMe | pb::Refusal::Version => return,
+        };
+        stop(&stopped, Error::Removed(text));
+    })
+}
+
+fn stop(stopped: &watch::Sender<Option<Error>>, error: Error) {
+    stopped.send_if_modified(|reason| {
+        let first = reason.is_none();
+        if first {
+            tracing::error!(reason = %error, "the node stops");
+            *reason = Some(error);
+        }
+        first
+    });
+}
+
+async fn watch_failure(mut failure: watch::Receiver<Option<Error>>, stopped: watch::Sender<Option<Error>>) {
+    if let Ok(error) = failure.wait_for(Option::is_some).await
+        && let Some(error) = error.clone()
+    {
+        stop(&stopped, error);
+    }
+}
+
+/// Keeps the peer URLs current, and notices when this member is no longer in the membership.
+async fn watch_membership(group: Weak<Group>, peers: Arc<Peers>, me: u64, stopped: watch::Sender<Option<Error>>) {
+    let Some(mut news) = group.upgrade().map(|g| g.state.watch_membership()) else { return };
+    // A member that joins replays memberships of a time before it was in: only one that was in can be removed.
+    let mut was_in = false;
+    let mut known = std::collections::BTreeSet::new();
+    loop {
+        let Some(strong) = group.upgrade() else { return };
+        let members = membership::members(&strong).unwrap_or_default();
+        drop(strong);
+        let is_in = members.iter().any(|m| m.id.get() == me);
+        if was_in && !is_in {
+            stop(&stopped, Error::Removed(service::removed_text(me)));
+        }
+        was_in |= is_in;
+        let now: std::collections::BTreeSet<u64> = members.iter().map(|m| m.id.get()).filter(|id| *id != me).collect();
+        for gone in known.difference(&now) {
+            peers.remove(*gone);
+        }
+        for member in members.into_iter().filter(|m| m.id.get() != me) {
+            peers.set_urls(member.id.get(), member.peer_urls);
+        }
+        known = now;
+        if news.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Tells the cluster this member's name and client URLs, if it does not know them yet.
+async fn publish(group: Weak<Group>, config: Arc<Config>, identity: DataIdentity) {
+    let member = MemberId::new(identity.member_id);
+    let attributes = MemberAttributes {
+        name: config.name.clone(),
+        client_urls: config.advertise_client_urls.clone(),
+        data_dir_id: identity.data_dir_id,
+    };
+    loop {
+        let Some(group) = group.upgrade() else { return };
+        let told = group.state.store.members().into_iter().find(|(id, _)| *id == member);
+        if told.is_some_and(|(_, told)| told == attributes) {
+            return;
+        }
+        let command = Command::MemberPublish { member, attributes: attributes.clone() };
+        if let Err(error) = group.write(command).await {
+            tracing::debug!(%error, "cannot tell the cluster my name yet");
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+}

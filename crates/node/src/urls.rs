@@ -1,0 +1,46 @@
+//! URLs of members: `http://host:port`.
+
+/// `host:port` of a URL.
+///
+/// # Errors
+/// Says what is wrong with the URL.
+pub fn host_port(url: &str) -> Result<String, String> {
+    let rest = match url.split_once("://") {
+        Some(("http", rest)) => rest,
+        Some(("https", _)) => return Err(format!("{url}: TLS between members is not there yet; use http://")),
+        Some((scheme, _)) => return Err(format!("{url}: scheme {scheme:?} is not one of http, https")),
+        None => return Err(format!("{url}: not a URL; write http://host:port")),
+    };
+    let rest = rest.strip_suffix('/').unwrap_or(rest);
+    if rest.contains('/') {
+        return Err(format!("{url}: a member URL has no path"));
+    }
+    let (host, port) = rest.rsplit_once(':').ok_or_else(|| format!("{url}: the port is missing"))?;
+    if host.is_empty() {
+        return Err(format!("{url}: the host is missing"));
+    }
+    port.parse::<u16>().map_err(|_| format!("{url}: {port:?} is not a port"))?;
+    Ok(rest.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::host_port;
+
+    #[test]
+    fn table() {
+        assert_eq!(host_port("http://localhost:2380").as_deref(), Ok("localhost:2380"));
+        assert_eq!(host_port("http://[::1]:2380/").as_deref(), Ok("[::1]:2380"));
+        for bad in [
+            "localhost:2380",
+            "http://localhost",
+            "http://:1",
+            "http://a:99999",
+            "http://a:1/x",
+            "ftp://a:1",
+            "https://a:1",
+        ] {
+            assert!(host_port(bad).is_err(), "{bad}");
+        }
+    }
+}
