@@ -9,6 +9,7 @@ use clap::{ArgMatches, Args, Command, CommandFactory as _, FromArgMatches as _, 
 use clap_complete::Shell;
 
 use crate::context::{Context, GlobalOptions, with_environment, with_go_switches};
+use crate::demo::DemoArgs;
 use crate::endpoint::EndpointArgs;
 use crate::failure::{Exit, Failure};
 use crate::kv::{CompactionArgs, DelArgs, GetArgs, PutArgs};
@@ -17,6 +18,7 @@ use crate::maintenance::{AlarmCommand, DefragArgs, MoveLeaderArgs, SnapshotComma
 use crate::member::MemberCommand;
 use crate::print::line;
 use crate::txn::TxnArgs;
+use crate::watch::WatchArgs;
 
 /// Version of the etcd API that the commands speak.
 const API_VERSION: &str = "3.6";
@@ -57,6 +59,14 @@ enum Commands {
         arguments: Vec<OsString>,
     },
 
+    /// Start a cluster on this machine and tell what happens in it
+    #[command(
+        after_help = "Data, logs and ports stay in the directory, and the next run continues with them. A member that \
+                      ends is started\nagain after a moment: kill one and see.\n\nExamples:\n  quorate demo\n  quorate demo \
+                      --dir five --nodes 5 --base-port 5000"
+    )]
+    Demo(DemoArgs),
+
     /// Write a key
     #[command(
         override_usage = "quorate put [OPTIONS] <KEY> [VALUE]",
@@ -94,6 +104,16 @@ enum Commands {
                       \"hello again\"\n\n  put greeting hello\n\n  END"
     )]
     Txn(TxnArgs),
+
+    /// Print changes as they happen
+    #[command(
+        override_usage = "quorate watch [OPTIONS] <KEY> [RANGE_END] [-- COMMAND...]",
+        after_help = "The command finds the change in ETCD_WATCH_REVISION, ETCD_WATCH_EVENT_TYPE, ETCD_WATCH_KEY and \
+                      ETCD_WATCH_VALUE,\nas quoted strings. KEY and RANGE_END can also come from QUORATE_WATCH_KEY and \
+                      QUORATE_WATCH_RANGE_END.\n\nExamples:\n  quorate watch greeting\n  quorate watch --prefix users/ \
+                      --rev 100 --prev-kv\n  quorate watch greeting -- sh -c 'echo $ETCD_WATCH_VALUE'"
+    )]
+    Watch(WatchArgs),
 
     /// Drop the history before a revision
     #[command(
@@ -221,10 +241,12 @@ async fn dispatch(command: Commands, context: &Context) -> Result<(), Failure> {
         Commands::Server { .. } => {
             Err(Failure::arguments("options of every command do not apply to the server: put `server` first"))
         }
+        Commands::Demo(args) => args.run().await,
         Commands::Put(args) => args.run(context).await,
         Commands::Get(args) => args.run(context).await,
         Commands::Del(args) => args.run(context).await,
         Commands::Txn(args) => args.run(context).await,
+        Commands::Watch(args) => args.run(context).await,
         Commands::Compaction(args) => args.run(context).await,
         Commands::Lease(command) => command.run(context).await,
         Commands::Member(command) => command.run(context).await,

@@ -262,23 +262,15 @@ mod tests {
 
     #[test]
     fn quoted_strings_are_read_up_to_their_end() {
-        let cases: &[(&str, Option<(&[u8], &str)>)] = &[
-            (r#""a" b"#, Some((b"a", " b"))),
-            ("`a\\n` b", Some((b"a\\n", " b"))),
-            (r#""\x41\101\u00e9\U0001D11E""#, Some(("AAé𝄞".as_bytes(), ""))),
-            (r#""a"#, None),
-            ("`a", None),
-            ("a", None),
-            ("'a'", None),
-            (r#""\q""#, None),
-            (r#""\x4""#, None),
-            (r#""\x+1""#, None),
-            (r#""\400""#, None),
-            (r#""\ud800""#, None),
-            ("\"a\nb\"", None),
-        ];
-        for (text, expected) in cases {
-            assert_eq!(unquote_prefix(text), expected.map(|(bytes, rest)| (bytes.to_vec(), rest)), "{text}");
+        let whole =
+            [(r#""a" b"#, "a", " b"), ("`a\\n` b", "a\\n", " b"), (r#""\x41\101\u00e9\U0001D11E""#, "AAé𝄞", "")];
+        for (text, value, rest) in whole {
+            assert_eq!(unquote_prefix(text), Some((value.as_bytes().to_vec(), rest)), "{text}");
+        }
+        let broken =
+            ["\"a", "`a", "a", "'a'", r#""\q""#, r#""\x4""#, r#""\x+1""#, r#""\400""#, r#""\ud800""#, "\"a\nb\""];
+        for text in broken {
+            assert_eq!(unquote_prefix(text), None, "{text}");
         }
     }
 

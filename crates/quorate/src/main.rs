@@ -5,6 +5,7 @@
 
 mod cli;
 mod context;
+mod demo;
 mod endpoint;
 mod failure;
 mod golang;
@@ -15,6 +16,7 @@ mod member;
 mod print;
 mod server_command;
 mod txn;
+mod watch;
 mod words;
 
 use std::ffi::OsString;
@@ -43,6 +45,10 @@ fn main() -> ExitCode {
 }
 
 fn serve(arguments: Vec<OsString>) -> ExitCode {
+    if let Err(message) = demo::end_with_parent() {
+        eprintln!("Error: {message}");
+        return ExitCode::FAILURE;
+    }
     let arguments: Result<Vec<String>, OsString> = arguments.into_iter().skip(2).map(OsString::into_string).collect();
     match arguments {
         Ok(arguments) => server_command::run(arguments),

@@ -149,7 +149,7 @@ impl Fields<'_> {
     }
 
     fn header(&mut self, header: &Option<ResponseHeader>) {
-        let header = header.clone().unwrap_or_default();
+        let header = header.unwrap_or_default();
         self.id("ClusterID", header.cluster_id);
         self.id("MemberID", header.member_id);
         // Answers about members have no revision.

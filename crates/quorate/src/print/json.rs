@@ -131,8 +131,7 @@ fn operation_response(response: &Response, o: &mut Object<'_>) {
 }
 
 fn watch(response: &WatchResponse, o: &mut Object<'_>) {
-    let header = response.header.clone().unwrap_or_default();
-    o.object("Header", Some(&header), |header, o| header_fields(&Some(header.clone()), o));
+    o.object("Header", Some(&response.header), header_fields);
     o.list_always("Events", &response.events, event);
     o.number_always("CompactRevision", response.compact_revision);
     o.flag_always("Canceled", response.canceled);
@@ -156,13 +155,13 @@ fn key_value(kv: &KeyValue, o: &mut Object<'_>) {
 
 fn header(header: &Option<ResponseHeader>, o: &mut Object<'_>) {
     if header.is_some() {
-        o.object("header", Some(header), |header, o| header_fields(header, o));
+        o.object("header", Some(header), header_fields);
     }
 }
 
 /// The fields of the header. Go's client embeds them in the answers about leases.
 fn header_fields(header: &Option<ResponseHeader>, o: &mut Object<'_>) {
-    let header = header.clone().unwrap_or_default();
+    let header = header.unwrap_or_default();
     o.number("cluster_id", header.cluster_id);
     o.number("member_id", header.member_id);
     o.number("revision", header.revision);

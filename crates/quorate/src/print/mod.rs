@@ -8,6 +8,8 @@ mod json;
 mod protobuf;
 mod simple;
 mod table;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::time::Duration;
@@ -136,7 +138,7 @@ fn write(bytes: &[u8], mut stream: impl io::Write) -> Result<(), Failure> {
 }
 
 /// Etcdctl's name of an event type.
-fn event_type_name(event: &quorate_proto::mvccpb::Event) -> String {
+pub fn event_type_name(event: &quorate_proto::mvccpb::Event) -> String {
     use quorate_proto::mvccpb::event::EventType;
     match EventType::try_from(event.r#type) {
         Ok(kind) => kind.as_str_name().to_owned(),
