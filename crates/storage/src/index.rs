@@ -146,18 +146,25 @@ pub(crate) struct Index {
     map: BTreeMap<Box<[u8]>, History>,
     dirty: BTreeMap<Box<[u8]>, Dirty>,
     live: u64,
+    versions: u64,
 }
 
 impl Index {
     /// From the checkpoint's rows, in key order.
     pub fn from_sorted(entries: Vec<(Box<[u8]>, History)>) -> Self {
         let live = entries.iter().filter(|(_, history)| history.newest().kind == Kind::Put).count() as u64;
-        Self { map: entries.into_iter().collect(), dirty: BTreeMap::new(), live }
+        let versions = entries.iter().map(|(_, history)| history.versions().len() as u64).sum();
+        Self { map: entries.into_iter().collect(), dirty: BTreeMap::new(), live, versions }
     }
 
     /// Keys that are live at the newest revision.
     pub fn live(&self) -> u64 {
         self.live
+    }
+
+    /// Versions of all keys.
+    pub fn versions(&self) -> u64 {
+        self.versions
     }
 
     /// Keys that wait for the checkpoint.
@@ -220,6 +227,7 @@ impl Index {
                 (None, false)
             }
         };
+        self.versions += 1;
         self.mark_dirty(&record.key, existed);
         match (before.is_some(), version.kind) {
             (false, Kind::Put) => self.live += 1,
@@ -232,9 +240,11 @@ impl Index {
     /// Removes what a compaction to `compacted` takes of one key.
     pub fn prune(&mut self, key: &[u8], compacted: Revision) {
         let Some(history) = self.map.get_mut(key) else { return };
-        if history.superseded(compacted) == 0 {
+        let superseded = history.superseded(compacted);
+        if superseded == 0 {
             return;
         }
+        self.versions -= superseded as u64;
         match history.clone().pruned(compacted) {
             Some(pruned) => *history = pruned,
             None => drop(self.map.remove(key)),

@@ -51,6 +51,8 @@ impl Default for StoreConfig {
 pub struct Metrics {
     /// Live keys.
     pub keys: u64,
+    /// Versions of keys in the index: live ones, and what compaction has not removed.
+    pub versions: u64,
     /// The newest revision.
     pub revision: Revision,
     /// The oldest readable revision.
@@ -269,14 +271,24 @@ impl Store {
             let published = body.published.lock();
             (published.revision, published.compacted)
         };
-        let (keys, checkpoint_keys) = {
+        let (keys, versions, checkpoint_keys) = {
             let index = body.index.read();
-            (index.live(), index.dirty_len() as u64)
+            (index.live(), index.versions(), index.dirty_len() as u64)
         };
         let (cache_hits, cache_misses) = body.cache.counts();
         let tail_bytes = body.tail.read().bytes() as u64;
         let cache_bytes = body.cache.bytes();
-        Metrics { keys, revision, compacted, tail_bytes, checkpoint_keys, cache_bytes, cache_hits, cache_misses }
+        Metrics {
+            keys,
+            versions,
+            revision,
+            compacted,
+            tail_bytes,
+            checkpoint_keys,
+            cache_bytes,
+            cache_hits,
+            cache_misses,
+        }
     }
 
     /// Gives space that the engine does not use back to the file system, for all groups together. Reads and writes go on

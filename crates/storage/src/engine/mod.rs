@@ -5,6 +5,7 @@
 mod memory;
 mod redb;
 mod sled;
+mod space;
 
 pub use self::memory::MemoryEngine;
 pub use self::redb::RedbEngine;
@@ -31,7 +32,8 @@ pub trait Engine: Send + Sync {
     /// written meanwhile may be seen or not.
     fn scan(&self, from: &[u8], until: &[u8], visit: Visit<'_, ControlFlow<()>>) -> Result<(), EngineError>;
 
-    /// Writes all of `batch` or nothing. Visible on return; durable only after [`Engine::flush`].
+    /// Writes all of `batch` or nothing. Visible on return; durable only after [`Engine::flush`]. Refused with an error
+    /// that [`EngineError::is_disk_full`] tells, and without harm, if there is too little space.
     fn write(&self, batch: &Batch) -> Result<(), EngineError>;
 
     /// Makes everything durable that was written before the call.
@@ -59,6 +61,7 @@ pub struct EngineUsage {
 pub struct Batch {
     operations: Vec<(Vec<u8>, Option<Vec<u8>>)>,
     bytes: usize,
+    deletes: usize,
 }
 
 impl Batch {
@@ -71,6 +74,7 @@ impl Batch {
     /// Removes `key`, if it is there.
     pub fn delete(&mut self, key: Vec<u8>) {
         self.bytes += key.len();
+        self.deletes += 1;
         self.operations.push((key, None));
     }
 
@@ -87,6 +91,11 @@ impl Batch {
     /// Whether there is nothing in it.
     pub fn is_empty(&self) -> bool {
         self.operations.is_empty()
+    }
+
+    /// Whether it is there to free space.
+    fn mostly_deletes(&self) -> bool {
+        self.deletes * 2 > self.operations.len()
     }
 
     /// The operations, in the order in which they were added; `None` deletes.

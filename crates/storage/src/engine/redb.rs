@@ -4,6 +4,7 @@
 //! It checks its pages only when asked. Content is checked by the rows' own checksums, and reachability by the index,
 //! which knows what must exist.
 
+use super::space::Space;
 use super::{Batch, Engine, EngineConfig, EngineUsage, Visit};
 use crate::EngineError;
 use bytes::Bytes;
@@ -31,6 +32,8 @@ pub struct RedbEngine {
     path: PathBuf,
     /// Written only by [`Engine::compact`], which redb does on an exclusive handle; everything else shares it.
     database: RwLock<Database>,
+    /// `None` if the backend is not a file.
+    space: Option<Space>,
 }
 
 impl RedbEngine {
@@ -45,18 +48,18 @@ impl RedbEngine {
                 .and_then(|dir| dir.sync_all())
                 .map_err(|source| EngineError::Io { path: dir.to_path_buf(), source })?;
         }
-        Self::start(path, database)
+        Self::start(path, database, Some(Space::new(dir)))
     }
 
     /// Opens a database in `backend`, or creates it if that is empty. `name` stands for the path in error texts.
     pub fn with_backend(name: &str, backend: impl StorageBackend, config: EngineConfig) -> Result<Self, EngineError> {
         let path = PathBuf::from(name);
         let database = builder(config).create_with_backend(backend).map_err(|error| open_error(&path, error))?;
-        Self::start(path, database)
+        Self::start(path, database, None)
     }
 
-    fn start(path: PathBuf, database: Database) -> Result<Self, EngineError> {
-        let engine = Self { path, database: RwLock::new(database) };
+    fn start(path: PathBuf, database: Database, space: Option<Space>) -> Result<Self, EngineError> {
+        let engine = Self { path, database: RwLock::new(database), space };
         if engine.tables_missing()? {
             engine.commit(Durability::Immediate, &Batch::default())?;
         }
@@ -177,11 +180,16 @@ impl Engine for RedbEngine {
     }
 
     fn write(&self, batch: &Batch) -> Result<(), EngineError> {
+        if let Some(space) = &self.space {
+            space.admit(batch)?;
+        }
         self.commit(Durability::None, batch)
     }
 
     fn flush(&self) -> Result<(), EngineError> {
-        self.commit(Durability::Immediate, &Batch::default())
+        self.commit(Durability::Immediate, &Batch::default())?;
+        self.space.iter().for_each(Space::flushed);
+        Ok(())
     }
 
     fn usage(&self) -> Result<EngineUsage, EngineError> {

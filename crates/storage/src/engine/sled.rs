@@ -6,8 +6,11 @@
 //! - Reading one value unpacks its whole leaf: leaves are small.
 //! - An iterator with an upper bound walks on behind it to the end of the tree: the range is open, and ended by hand.
 //! - Handles are not `Sync`: each call borrows one from a pool.
+//! - After a write has failed, the next flush waits forever, and closing flushes: a handle that failed is not used again,
+//!   and never closed.
 //! - With no flush interval every dropped handle flushes, and iterators hold one: the interval is "never" instead.
 
+use super::space::Space;
 use super::{Batch, Engine, EngineConfig, EngineUsage, Visit};
 use crate::EngineError;
 use bytes::Bytes;
@@ -15,12 +18,12 @@ use parking_lot::{Mutex, RwLock};
 use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 const DIR_NAME: &str = "engine.sled";
 /// Rows per leaf.
-const LEAF_FANOUT: usize = 32;
+const LEAF_FANOUT: usize = 16;
 /// Long enough never to come: flushes are asked for.
 const FLUSH_EVERY_MS: usize = 1 << 40;
 /// Bytes written before the handle is recycled, whatever the cache size.
@@ -41,6 +44,9 @@ pub struct SledEngine {
     handle: RwLock<Option<Handle>>,
     /// Bytes written through the present handle.
     written_bytes: AtomicUsize,
+    /// Whether a write or flush has failed.
+    failed: AtomicBool,
+    space: Space,
 }
 
 struct Handle {
@@ -54,13 +60,29 @@ impl SledEngine {
     pub fn open(dir: &Path, config: EngineConfig) -> Result<Self, EngineError> {
         let path = dir.join(DIR_NAME);
         let handle = Handle::open(&path, config)?;
-        Ok(Self { path, config, handle: RwLock::new(Some(handle)), written_bytes: AtomicUsize::new(0) })
+        Ok(Self {
+            config,
+            handle: RwLock::new(Some(handle)),
+            written_bytes: AtomicUsize::new(0),
+            failed: AtomicBool::new(false),
+            space: Space::new(dir),
+            path,
+        })
+    }
+
+    /// A call that changes the database or its files.
+    fn change(&self, call: impl FnOnce(&Tree) -> io::Result<()>) -> Result<(), EngineError> {
+        let outcome = self.with(call);
+        if outcome.is_err() {
+            self.failed.store(true, Ordering::Relaxed);
+        }
+        outcome
     }
 
     fn with<T>(&self, call: impl FnOnce(&Tree) -> io::Result<T>) -> Result<T, EngineError> {
         let guard = self.handle.read();
-        let Some(handle) = guard.as_ref() else {
-            let source = io::Error::other("the database could not be reopened");
+        let Some(handle) = guard.as_ref().filter(|_| !self.failed.load(Ordering::Relaxed)) else {
+            let source = io::Error::other("an earlier write failed, and the database must be opened again");
             return Err(EngineError::Io { path: self.path.clone(), source });
         };
         let idle = handle.idle.lock().pop();
@@ -72,10 +94,9 @@ impl SledEngine {
 
     /// Gives the memory back that sled holds on to.
     fn recycle(&self) -> Result<(), EngineError> {
+        self.flush()?;
         let mut guard = self.handle.write();
-        if let Some(handle) = guard.take() {
-            handle.db.lock().flush().map_err(|source| error(&self.path, source))?;
-        }
+        *guard = None;
         let mut tries = 0;
         let handle = loop {
             match Handle::open(&self.path, self.config) {
@@ -93,6 +114,14 @@ impl SledEngine {
 
     fn recycle_bytes(&self) -> usize {
         self.config.cache_bytes.max(RECYCLE_BYTES_MIN)
+    }
+}
+
+impl Drop for SledEngine {
+    fn drop(&mut self) {
+        if self.failed.load(Ordering::Relaxed) {
+            std::mem::forget(self.handle.get_mut().take());
+        }
     }
 }
 
@@ -144,6 +173,7 @@ impl Engine for SledEngine {
     }
 
     fn write(&self, batch: &Batch) -> Result<(), EngineError> {
+        self.space.admit(batch)?;
         let mut writes = sled::Batch::default();
         for (key, value) in batch.operations() {
             match value {
@@ -151,13 +181,15 @@ impl Engine for SledEngine {
                 None => writes.remove(key),
             }
         }
-        self.with(|tree| tree.apply_batch(writes))?;
+        self.change(|tree| tree.apply_batch(writes))?;
         let written = self.written_bytes.fetch_add(batch.bytes(), Ordering::Relaxed) + batch.bytes();
         if written >= self.recycle_bytes() { self.recycle() } else { Ok(()) }
     }
 
     fn flush(&self) -> Result<(), EngineError> {
-        self.with(|tree| tree.flush().map(drop))
+        self.change(|tree| tree.flush().map(drop))?;
+        self.space.flushed();
+        Ok(())
     }
 
     fn usage(&self) -> Result<EngineUsage, EngineError> {
