@@ -24,13 +24,14 @@ impl Store {
         let state_key = keys::state_key(group);
         let state = match engine.get(&state_key)? {
             Some(row) => GroupState::decode(&state_key, &row)?,
-            None => GroupState {
-                generation: 1,
-                generation_next: 2,
-                revision: Revision::INITIAL,
-                checkpoint: Revision::INITIAL,
-                ..GroupState::default()
-            },
+            None => {
+                // Rows are never written without a state: it was here, and is lost.
+                for tag in keys::GENERATION_TAGS {
+                    let start = keys::generation_start(tag, group, 0);
+                    refuse_rows(engine.as_ref(), &start, &keys::group_end(tag, group), &state_key)?;
+                }
+                GroupState::new()
+            }
         };
         let keys = Keys { group, generation: state.generation };
         let (tables, system_rows) = load_system(engine.as_ref(), keys, state.system)?;
@@ -58,6 +59,7 @@ impl Store {
 /// Refuses an engine whose rows are of a version that is not known, and marks one that is new.
 fn check_format(engine: &dyn Engine) -> Result<()> {
     let Some(row) = engine.get(&keys::FORMAT_KEY)? else {
+        refuse_rows(engine, &keys::FORMAT_KEY, &[u8::MAX], &keys::FORMAT_KEY)?;
         let mut batch = Batch::default();
         let row = rows::seal(&keys::FORMAT_KEY, &FORMAT_VERSION.to_le_bytes());
         batch.put(keys::FORMAT_KEY.to_vec(), row);
@@ -70,6 +72,11 @@ fn check_format(engine: &dyn Engine) -> Result<()> {
         Ok(found) => Err(StorageError::NewerFormat { place: engine.name().to_owned(), found, known: FORMAT_VERSION }),
         Err(_) => Err(rows::corrupt(&keys::FORMAT_KEY, "the format version cannot be decoded")),
     }
+}
+
+/// Fails if there is a row between `from` and `until`, because then `missing` must be there, too.
+fn refuse_rows(engine: &dyn Engine, from: &[u8], until: &[u8], missing: &[u8]) -> Result<()> {
+    for_rows(engine, from, until, &mut |_, _| Err(rows::corrupt(missing, "the row is missing, and others are there")))
 }
 
 fn load_system(engine: &dyn Engine, keys: Keys, census: Census) -> Result<(Tables, BTreeSet<SystemKey>)> {

@@ -177,6 +177,17 @@ pub(crate) struct GroupState {
 }
 
 impl GroupState {
+    /// Of a group that nothing was written to yet.
+    pub fn new() -> Self {
+        Self {
+            generation: 1,
+            generation_next: 2,
+            revision: Revision::INITIAL,
+            checkpoint: Revision::INITIAL,
+            ..Self::default()
+        }
+    }
+
     pub fn encode(&self) -> Vec<u8> {
         let mut row = Encoder::default();
         row.u32(self.generation);
