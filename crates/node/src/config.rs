@@ -16,10 +16,17 @@ pub enum InitialClusterState {
 }
 
 /// Told how long each fsync of the write-ahead log took.
-pub type FsyncObserver = Arc<dyn Fn(Duration) + Send + Sync>;
+#[derive(Clone)]
+pub struct FsyncObserver(pub Arc<dyn Fn(Duration) + Send + Sync>);
+
+impl std::fmt::Debug for FsyncObserver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("FsyncObserver")
+    }
+}
 
 /// Configuration of one node. `Config::default()` is etcd's defaults.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Config {
     /// Human-readable name; must be in `initial_cluster`.
     pub name: String,

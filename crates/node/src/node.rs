@@ -597,7 +597,9 @@ impl Node {
     /// [`Error::Fatal`] if the disk fails.
     pub async fn snapshot(&self) -> Result<SnapshotReader, Error> {
         self.check_running()?;
-        Ok(SnapshotReader::new(self.running.group.state.store.export()))
+        let store = &self.running.group.state.store;
+        let expected_bytes = store.engine_usage().map_err(storage_error)?.used_bytes;
+        Ok(SnapshotReader::new(store.export(), expected_bytes))
     }
 
     /// Whether a leader is known.

@@ -40,6 +40,7 @@ pub struct SnapshotReader {
     exporter: Exporter,
     stage: Stage,
     sent_bytes: usize,
+    expected_bytes: u64,
 }
 
 enum Stage {
@@ -49,8 +50,16 @@ enum Stage {
 }
 
 impl SnapshotReader {
-    pub(crate) fn new(exporter: Exporter) -> Self {
-        Self { exporter, stage: Stage::Head, sent_bytes: 0 }
+    pub(crate) fn new(exporter: Exporter, expected_bytes: u64) -> Self {
+        Self { exporter, stage: Stage::Head, sent_bytes: 0, expected_bytes }
+    }
+
+    /// Bytes that are still to come: an estimate until the end, and then 0.
+    pub fn remaining_bytes(&self) -> u64 {
+        match self.stage {
+            Stage::Head | Stage::Records => self.expected_bytes.saturating_sub(self.sent_bytes as u64).max(1),
+            Stage::End => 0,
+        }
     }
 
     /// The next chunk; `None` at the end. Yields to other tasks between chunks.

@@ -177,7 +177,7 @@ fn open_wal(config: &Config, identity: &DataIdentity, env: &Arc<dyn Env>) -> Res
         no_fsync: config.unsafe_no_fsync,
         node_nonce: identity.data_dir_id,
         clock: Some(Arc::new(move || clock.monotonic())),
-        fsync_observer: config.fsync_observer.clone(),
+        fsync_observer: config.fsync_observer.clone().map(|observer| observer.0),
         ..WalOptions::new(dir)
     };
     let fatal = env.clone();
