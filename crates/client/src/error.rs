@@ -148,6 +148,7 @@ pub(crate) mod text {
     pub const INVALID_TOKEN: &str = "etcdserver: invalid auth token";
     pub const AUTH_OLD_REVISION: &str = "etcdserver: revision of auth store is old";
     pub const USER_EMPTY: &str = "etcdserver: user name is empty";
+    pub const PERMISSION_DENIED: &str = "etcdserver: permission denied";
     pub const AUTH_NOT_ENABLED: &str = "etcdserver: authentication is not enabled";
 }
 

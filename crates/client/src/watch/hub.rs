@@ -24,7 +24,7 @@ use super::cursor::Cursor;
 use super::{Batch, Event};
 use crate::Error;
 use crate::endpoints::Endpoint;
-use crate::error::is_about_token;
+use crate::error::{is_about_token, text};
 use crate::kv::revision_of;
 use crate::raw::Watches;
 use crate::transport::Transport;
@@ -75,6 +75,8 @@ struct Watch {
     end: Arc<Mutex<Option<Error>>>,
     confirm: Option<oneshot::Sender<Result<i64, Error>>>,
     place: Place,
+    /// Refused with the token of the stream, and asked for again with a new one.
+    second_try: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -218,6 +220,7 @@ impl Hub {
             end: create.end,
             confirm: Some(create.confirm),
             place: Place::Wanted,
+            second_try: false,
         };
         self.watches.insert(key, watch);
         self.want(key);
@@ -282,17 +285,22 @@ impl Hub {
 
     /// The stream is gone: begin another, unless the reason would meet us there too.
     fn lost(&mut self, status: &Status) {
-        self.live.clear();
-        self.creating.clear();
-        self.outbox.clear();
-        for watch in self.watches.values_mut().filter(|watch| watch.place != Place::Paused) {
-            watch.place = Place::Wanted;
-        }
         tracing::debug!(%status, watches = self.watches.len(), "watch stream lost");
         if is_final(status, self.transport.has_user()) {
             let error = Error::rejected(status);
             let keys: Vec<Key> = self.watches.keys().copied().collect();
             keys.into_iter().for_each(|key| self.end(key, error.clone()));
+        }
+        self.restart();
+    }
+
+    /// Gives up the stream and begins another soon, if any watch needs it.
+    fn restart(&mut self) {
+        self.live.clear();
+        self.creating.clear();
+        self.outbox.clear();
+        for watch in self.watches.values_mut().filter(|watch| watch.place != Place::Paused) {
+            watch.place = Place::Wanted;
         }
         self.link = match self.watches.is_empty() {
             true => Link::Idle,
@@ -302,11 +310,7 @@ impl Hub {
     }
 
     fn on_response(&mut self, response: WatchResponse) {
-        if is_about_token(&response.cancel_reason) && self.transport.has_user() {
-            // The token belongs to the stream, so a new one needs a new stream.
-            self.transport.forget_token();
-            self.lost(&Status::unauthenticated(response.cancel_reason));
-        } else if response.created {
+        if response.created {
             self.on_created(response);
         } else if response.canceled {
             // Without a watch it is the answer to a cancel request of ours.
@@ -332,7 +336,10 @@ impl Hub {
             return self.lost(&Status::internal("confirmation of a watch that was not asked for"));
         };
         if response.canceled {
-            return self.end(key, end_of(response));
+            if !self.try_with_new_token(key, &response) {
+                self.end(key, end_of(response));
+            }
+            return;
         }
         let Some(watch) = self.watches.get_mut(&key) else {
             // Dropped while the request was on its way.
@@ -341,10 +348,27 @@ impl Hub {
         let revision = revision_of(response.header);
         watch.cursor.created(revision);
         watch.place = Place::Live(response.watch_id);
+        watch.second_try = false;
         self.live.insert(response.watch_id, key);
         if let Some(confirm) = watch.confirm.take() {
             // If the caller has given up waiting, the reader is gone too and the watch will be removed.
             let _ = confirm.send(Ok(revision));
+        }
+    }
+
+    /// A refusal may be due to an old token, and some servers do not say so. The token belongs to the stream, so a new
+    /// one needs a new stream.
+    fn try_with_new_token(&mut self, key: Key, response: &WatchResponse) -> bool {
+        let reason = &response.cancel_reason;
+        let may_be_token = is_about_token(reason) || reason.ends_with(text::PERMISSION_DENIED);
+        match self.watches.get_mut(&key) {
+            Some(watch) if self.transport.has_user() && may_be_token && !watch.second_try => {
+                watch.second_try = true;
+                self.transport.forget_token();
+                self.restart();
+                true
+            }
+            Some(_) | None => false,
         }
     }
 
