@@ -29,6 +29,8 @@ pub struct ClusterSpec {
     pub engines: Vec<&'static str>,
     /// Flags of every member, beside those that make up the cluster.
     pub flags: Vec<String>,
+    /// Flags that only Quorate and newer releases of etcd know.
+    pub quorate_flags: Vec<String>,
     /// Where they listen.
     pub network: NetworkKind,
 }
@@ -37,12 +39,18 @@ impl ClusterSpec {
     /// `nodes` members on loopback. Three or more have both engines among them, so that they check each other.
     pub fn new(nodes: usize) -> ClusterSpec {
         let engines = if nodes >= 3 { vec!["redb", "sled"] } else { Vec::new() };
-        ClusterSpec { nodes, engines, flags: Vec::new(), network: NetworkKind::Loopback }
+        ClusterSpec { nodes, engines, flags: Vec::new(), quorate_flags: Vec::new(), network: NetworkKind::Loopback }
     }
 
     /// The same with one more flag.
     pub fn flag(mut self, flag: &str) -> ClusterSpec {
         self.flags.push(flag.to_owned());
+        self
+    }
+
+    /// The same with one more flag, where the server is Quorate.
+    pub fn quorate_flag(mut self, flag: &str) -> ClusterSpec {
+        self.quorate_flags.push(flag.to_owned());
         self
     }
 
@@ -197,10 +205,11 @@ impl Cluster {
             .args(["--initial-cluster-token", "test"])
             .args(&self.spec.flags);
         if self.server.is_quorate() {
+            command.args(&self.spec.quorate_flags);
             if let Some(engine) = engine {
                 command.args(["--storage-engine", engine]);
             }
-            if self.spec.network == NetworkKind::Namespaces {
+            if self.spec.network == NetworkKind::Namespaces && self.server.knows("--insecure") {
                 // These addresses are not loopback, and they have no TLS.
                 command.arg("--insecure");
             }

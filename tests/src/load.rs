@@ -22,6 +22,8 @@ pub struct LoadSpec {
     pub clients: usize,
     /// How many keys they share.
     pub keys: usize,
+    /// What the keys start with. No two loads of one cluster may share keys: a history has to know every write.
+    pub prefix: &'static str,
     /// How long one waits for an answer.
     pub deadline: Duration,
     /// Between two calls of one client.
@@ -32,7 +34,14 @@ pub struct LoadSpec {
 
 impl Default for LoadSpec {
     fn default() -> LoadSpec {
-        LoadSpec { clients: 12, keys: 4, deadline: Duration::from_secs(2), pause: Duration::from_millis(3), seed: 1 }
+        LoadSpec {
+            clients: 12,
+            keys: 4,
+            prefix: "load",
+            deadline: Duration::from_secs(2),
+            pause: Duration::from_millis(3),
+            seed: 1,
+        }
     }
 }
 
@@ -87,7 +96,7 @@ impl Load {
         for endpoint in &self.endpoints {
             let client = Client::new(endpoint, Duration::from_secs(10));
             for key in 0..self.spec.keys {
-                let op = Op::Get { key: key_name(key), serializable: false };
+                let op = Op::Get { key: key_name(&self.spec, key), serializable: false };
                 let start = self.history.now();
                 let outcome = call(&client, &op).await;
                 let outcome = outcome.unwrap_or_else(|status| panic!("last read from {endpoint}: {status}"));
@@ -98,8 +107,8 @@ impl Load {
     }
 }
 
-fn key_name(key: usize) -> String {
-    format!("load/{key}")
+fn key_name(spec: &LoadSpec, key: usize) -> String {
+    format!("{}/{key}", spec.prefix)
 }
 
 struct Worker {
@@ -142,7 +151,7 @@ impl Worker {
     }
 
     fn draw(&mut self, key: usize, count: usize) -> Op {
-        let name = key_name(key);
+        let name = key_name(&self.spec, key);
         let value = format!("{}-{count}", self.number);
         match self.random.random_range(0..10) {
             0..3 => Op::Put { key: name, value },

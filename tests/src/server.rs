@@ -54,10 +54,15 @@ impl Server {
 
     /// Whether the binary has a server in it.
     pub fn serves(&self) -> bool {
+        self.knows("data-dir")
+    }
+
+    /// Whether the server's help names a flag.
+    pub fn knows(&self, flag: &str) -> bool {
         let output = self.command().arg("--help").stdin(Stdio::null()).output();
         output.is_ok_and(|output| {
             let text = [output.stdout, output.stderr].concat();
-            String::from_utf8_lossy(&text).contains("data-dir")
+            String::from_utf8_lossy(&text).contains(flag)
         })
     }
 }

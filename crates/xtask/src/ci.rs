@@ -1,8 +1,10 @@
 //! `cargo xtask ci`, and the parts of it that are commands of their own.
 
+use std::process::Command;
+
 use anyhow::{Result, bail};
 
-use crate::cargo::{self, array, cargo, packages, text};
+use crate::cargo::{self, array, cargo, packages, target_dir, text, workspace_root};
 use crate::step::{Steps, exec};
 use crate::{audit, boundary, layers};
 
@@ -32,7 +34,7 @@ pub fn run(args: &[String]) -> Result<()> {
     steps.finish()
 }
 
-/// The test suite and the doctests.
+/// The test suite and the doctests. `args` select tests, as for `cargo nextest run`.
 pub fn test(args: &[String]) -> Result<()> {
     nextest(args)?;
     // With arguments the caller asked for some tests, not for all of them.
@@ -41,12 +43,14 @@ pub fn test(args: &[String]) -> Result<()> {
 
 /// Runs every example of the workspace; an example is a test that must end with success.
 pub fn examples() -> Result<()> {
+    build()?;
     let metadata = cargo::metadata(&["--no-deps"])?;
     let mut count = 0;
     for package in packages(&metadata) {
         for target in array(&package["targets"]).filter(|target| array(&target["kind"]).any(|k| k == "example")) {
-            let (package, example) = (text(&package["name"]), text(&target["name"]));
-            exec(cargo().args(["run", "--locked", "--quiet", "--package", package, "--example", example]))?;
+            // Not by `cargo run`: for one package alone that would build its dependencies anew, with other features.
+            let program = target_dir().join("debug").join("examples").join(text(&target["name"]));
+            exec(Command::new(program).current_dir(workspace_root()))?;
             count += 1;
         }
     }
@@ -54,8 +58,20 @@ pub fn examples() -> Result<()> {
     Ok(())
 }
 
+/// Builds everything that tests and examples need, in one go and so with one set of features.
+fn build() -> Result<()> {
+    exec(cargo().args(["build", "--locked", "--workspace", "--bins", "--tests", "--examples"]))
+}
+
 fn nextest(args: &[String]) -> Result<()> {
-    exec(cargo().args(["nextest", "run", "--locked", "--workspace"]).args(args))
+    build()?;
+    let mut command = cargo();
+    command.args(["nextest", "run", "--locked", "--workspace"]).args(args);
+    if std::env::var_os("QUORATE_BIN").is_none() {
+        // The whole-cluster tests would build it themselves; they need not.
+        command.env("QUORATE_BIN", target_dir().join("debug").join("quorate"));
+    }
+    exec(&mut command)
 }
 
 fn doctests() -> Result<()> {

@@ -22,7 +22,7 @@ const USAGE: &str = "\
 usage: cargo xtask <command>
 
   ci [--no-tests]       everything CI checks, in order, with the time of each step
-  test [ARGS...]        the whole test suite by cargo-nextest, then doctests; ARGS go to `cargo nextest run`
+  test [ARGS...]        the whole test suite by cargo-nextest, then doctests; ARGS select tests as for nextest
   layers                which crate of ours may depend on which
   boundary              no clock, socket, file or random source below crates/server
   audit                 licences, banned crates, sources, duplicate versions (offline, by deny.toml)
