@@ -13,6 +13,7 @@ use quorate_proto::etcdserverpb::{HashKvRequest, MemberListRequest};
 use tempfile::TempDir;
 
 use crate::client::Client;
+use crate::disk::Disk;
 use crate::network::{Namespaces, Network, NetworkKind};
 use crate::server::Server;
 use crate::tools::{scratch_dir, skip};
@@ -33,13 +34,22 @@ pub struct ClusterSpec {
     pub quorate_flags: Vec<String>,
     /// Where they listen.
     pub network: NetworkKind,
+    /// Whether each has a disk of its own, whose power can be cut.
+    pub disks: bool,
 }
 
 impl ClusterSpec {
     /// `nodes` members on loopback. Three or more have both engines among them, so that they check each other.
     pub fn new(nodes: usize) -> ClusterSpec {
         let engines = if nodes >= 3 { vec!["redb", "sled"] } else { Vec::new() };
-        ClusterSpec { nodes, engines, flags: Vec::new(), quorate_flags: Vec::new(), network: NetworkKind::Loopback }
+        ClusterSpec {
+            nodes,
+            engines,
+            flags: Vec::new(),
+            quorate_flags: Vec::new(),
+            network: NetworkKind::Loopback,
+            disks: false,
+        }
     }
 
     /// The same with one more flag.
@@ -51,6 +61,12 @@ impl ClusterSpec {
     /// The same with one more flag, where the server is Quorate.
     pub fn quorate_flag(mut self, flag: &str) -> ClusterSpec {
         self.quorate_flags.push(flag.to_owned());
+        self
+    }
+
+    /// The same with a disk for each member.
+    pub fn on_disks(mut self) -> ClusterSpec {
+        self.disks = true;
         self
     }
 
@@ -70,6 +86,7 @@ struct Member {
     join: [String; 2],
     process: Option<Child>,
     paused: bool,
+    disk: Option<Disk>,
 }
 
 /// A running cluster.
@@ -101,7 +118,14 @@ impl Cluster {
             skip(&format!("network namespaces (root, Debian iproute2): {error:#}"));
             return None;
         }
-        let mut cluster = Cluster::create(server, spec).expect("a cluster");
+        let dir = scratch_dir().expect("a directory");
+        if spec.disks
+            && let Err(error) = Disk::permitted(dir.path())
+        {
+            skip(&format!("loop mounts of ext4 (root, Debian e2fsprogs, python3): {error:#}"));
+            return None;
+        }
+        let mut cluster = Cluster::create(server, spec, dir).expect("a cluster");
         for member in 0..cluster.len() {
             cluster.spawn(member).expect("a member starts");
         }
@@ -110,24 +134,25 @@ impl Cluster {
         Some(cluster)
     }
 
-    fn create(server: Server, spec: ClusterSpec) -> Result<Cluster> {
+    fn create(server: Server, spec: ClusterSpec, dir: TempDir) -> Result<Cluster> {
         let mut network = Network::new(spec.network)?;
         let addresses: Vec<_> = (0..spec.nodes).map(|index| network.add(index)).collect::<Result<_>>()?;
         let all: Vec<String> =
             addresses.iter().enumerate().map(|(index, (_, peer))| format!("m{index}=http://{peer}")).collect();
-        let members = addresses
-            .into_iter()
-            .enumerate()
-            .map(|(index, (client, peer))| Member {
-                client,
-                peer,
-                engine: engine(&spec, index),
-                join: [all.join(","), "new".to_owned()],
-                process: None,
-                paused: false,
-            })
-            .collect();
-        Ok(Cluster { server, spec, members, dir: Some(scratch_dir()?), network })
+        let mut cluster = Cluster { server, spec, members: Vec::new(), dir: Some(dir), network };
+        for (client, peer) in addresses {
+            cluster.push(client, peer, [all.join(","), "new".to_owned()])?;
+        }
+        Ok(cluster)
+    }
+
+    fn push(&mut self, client: String, peer: String, join: [String; 2]) -> Result<()> {
+        let index = self.len();
+        let disk = if self.spec.disks { Some(Disk::new(&self.member_dir(index))?) } else { None };
+        // `cycle` of nothing is nothing.
+        let engine = self.spec.engines.iter().cycle().nth(index).copied();
+        self.members.push(Member { client, peer, engine, join, process: None, paused: false, disk });
+        Ok(())
     }
 
     /// Members ever started, removed ones included.
@@ -183,6 +208,12 @@ impl Cluster {
 
     /// The data directory of a member.
     pub fn data_dir(&self, member: usize) -> PathBuf {
+        let dir = self.member_dir(member);
+        // A new file system is not empty: etcd would not take it as a data directory.
+        if self.spec.disks { dir.join("data") } else { dir }
+    }
+
+    fn member_dir(&self, member: usize) -> PathBuf {
         self.dir().join(format!("m{member}"))
     }
 
@@ -230,6 +261,39 @@ impl Cluster {
         process.wait().expect("its end");
         self.members[member].process = None;
         self.members[member].paused = false;
+    }
+
+    /// Cuts a member's power: what it had not synced is lost, and its process is gone.
+    ///
+    /// # Panics
+    /// When it is not running, or has no disk of its own.
+    pub fn cut_power(&mut self, member: usize) {
+        self.disk(member).cut().expect("a power cut");
+        // With the disk gone, the process may have ended by itself.
+        if let Some(mut process) = self.members[member].process.take() {
+            let _ = process.kill();
+            process.wait().expect("its end");
+        }
+    }
+
+    /// Gives a member's disk power again; [`restart`](Self::restart) starts its process.
+    ///
+    /// # Panics
+    /// When it has no disk of its own, or that cannot be mounted.
+    pub fn restore_power(&mut self, member: usize) {
+        self.disk(member).restore().expect("the disk is mounted again");
+    }
+
+    fn disk(&self, member: usize) -> &Disk {
+        self.members[member].disk.as_ref().expect("a test that cuts power asks for `on_disks`")
+    }
+
+    /// The process of a member.
+    ///
+    /// # Panics
+    /// When it is not running.
+    pub fn pid(&self, member: usize) -> u32 {
+        self.members[member].process.as_ref().expect("a running member").id()
     }
 
     /// Pauses a member's process: it keeps its connections and answers nothing.
@@ -316,8 +380,7 @@ impl Cluster {
         let mut all: Vec<String> = others.map(|(i, member)| format!("m{i}=http://{}", member.peer)).collect();
         all.push(format!("m{index}=http://{peer}"));
         let join = [all.join(","), "existing".to_owned()];
-        let engine = engine(&self.spec, index);
-        self.members.push(Member { client, peer, engine, join, process: None, paused: false });
+        self.push(client, peer, join).expect("a disk");
         index
     }
 
@@ -429,11 +492,6 @@ impl Cluster {
         }
         Ok(revision)
     }
-}
-
-fn engine(spec: &ClusterSpec, index: usize) -> Option<&'static str> {
-    // `cycle` of nothing is nothing.
-    spec.engines.iter().cycle().nth(index).copied()
 }
 
 impl Drop for Cluster {
