@@ -220,7 +220,10 @@ impl Transport {
         if let Some(known) = self.auth.known() {
             return Ok(known);
         }
-        let login = self.auth.begin_login().await;
+        let login = match timeout_at(deadline, self.auth.begin_login()).await {
+            Ok(login) => login,
+            Err(_) => return Err(Error::unavailable(&Status::deadline_exceeded("no login in time"))),
+        };
         // Somebody else may have logged in while this call waited for its turn.
         if let Some(known) = self.auth.known() {
             return Ok(known);

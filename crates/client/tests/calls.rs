@@ -52,7 +52,7 @@ async fn without_any_server_calls_end_at_their_deadline_and_say_that_nothing_hap
             false => client.kv().range(range("a")).await.unwrap_err(),
         };
         assert!(matches!(error, Error::Unavailable { code: Code::Unavailable, .. }), "{error:?}");
-        assert!(started.elapsed() < Duration::from_millis(800), "{:?}", started.elapsed());
+        assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
     }
 }
 

@@ -500,3 +500,6 @@ fn is_final(status: &Status, has_user: bool) -> bool {
     );
     sent_by_server && refusal && !renewable
 }
+
+#[cfg(test)]
+mod tests;
