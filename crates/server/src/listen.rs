@@ -31,6 +31,8 @@ const STREAM_WINDOW_BYTES: u32 = 256 << 10;
 const CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
 /// Streams that a client opened and reset before we saw them; beyond it the connection is closed.
 const PENDING_RESETS_MAX: usize = 256;
+/// One connection gets at most this part of all requests.
+const CONNECTION_SHARE: usize = 4;
 /// Pause after a failed accept: without it, running out of files would spin.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
@@ -217,6 +219,12 @@ async fn idle(deadline: tokio::time::Sleep, active: &AtomicBool) {
     }
 }
 
+/// One connection must leave places for the others.
+fn streams_max(limits: &Limits) -> u32 {
+    let share = u32::try_from(limits.requests_max / CONNECTION_SHARE).unwrap_or(u32::MAX).max(1);
+    limits.streams_per_connection_max.min(share)
+}
+
 fn builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
@@ -228,7 +236,7 @@ fn builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
     builder
         .http2()
         .timer(TokioTimer::new())
-        .max_concurrent_streams(limits.streams_per_connection_max)
+        .max_concurrent_streams(streams_max(limits))
         .max_pending_accept_reset_streams(PENDING_RESETS_MAX)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)

@@ -12,3 +12,14 @@ pub const ETCD_STORAGE: &str = "3.6.0";
 
 /// This build.
 pub const BUILD: &str = env!("CARGO_PKG_VERSION");
+
+/// This build and what it speaks, for `--version`.
+pub const LONG: &str = concat!(env!("CARGO_PKG_VERSION"), " (etcd API 3.6.10)");
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_long_version_names_the_api() {
+        assert!(super::LONG.contains(super::ETCD_SERVER) && super::LONG.starts_with(super::BUILD));
+    }
+}

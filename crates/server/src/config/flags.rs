@@ -51,6 +51,19 @@ pub enum Section {
     Unsafe,
 }
 
+impl Kind {
+    const fn value_name(self) -> &'static str {
+        match self {
+            Text => "TEXT",
+            Bool => "BOOL",
+            Integer => "NUMBER",
+            Bytes => "BYTES",
+            Duration => "DURATION",
+            Urls => "URLS",
+        }
+    }
+}
+
 impl Section {
     /// The title in `--help`.
     pub const fn title(self) -> &'static str {
@@ -155,7 +168,13 @@ pub const FLAGS: &[Flag] = &[
     ),
     used("max-txn-ops", "128", Integer, Member, "Most operations in one list of a transaction"),
     used("max-request-bytes", "1572864", Bytes, Member, "Largest request"),
-    used("max-concurrent-streams", "4294967295", Integer, Member, "Most gRPC streams at a time on one connection"),
+    used(
+        "max-concurrent-streams",
+        "4294967295",
+        Integer,
+        Member,
+        "Most gRPC streams at a time on one connection; never beyond a quarter of --max-concurrent-requests",
+    ),
     used("grpc-keepalive-interval", "2h", Duration, Member, "Ping a client that is silent for so long"),
     used("grpc-keepalive-timeout", "20s", Duration, Member, "Close the connection if the ping is not answered"),
     Flag {
@@ -419,11 +438,13 @@ pub fn command() -> clap::Command {
             "Run a member of a cluster.\n\nEvery flag is also read from QUORATE_<NAME> and ETCD_<NAME>, upper case, '-' as '_'. \
              The flag beats QUORATE_, which beats ETCD_. A flag may start with one dash or two.",
         )
-        .version(crate::version::BUILD)
+        .display_name("quorate")
+        .version(crate::version::LONG)
         .disable_help_subcommand(true);
     for flag in FLAGS {
         let mut arg = clap::Arg::new(flag.name)
             .long(flag.name)
+            .value_name(flag.kind.value_name())
             .help_heading(flag.section.title())
             .overrides_with(flag.name)
             .hide(flag.help.is_empty())

@@ -6,9 +6,13 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use prost::Message;
 use std::sync::Arc;
+use std::time::Duration;
 use tonic::{Code, Status};
 
 const PREFIX_BYTES: usize = 5;
+
+/// How long a unary request may take to arrive. Without it, halves of requests would hold their places for ever.
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Reads the messages of one request body.
 ///
@@ -63,7 +67,11 @@ impl MessageReader {
     /// Reads the only message of a unary request.
     pub async fn only(&mut self) -> Result<Bytes, Status> {
         // As in grpc-go, the answer does not wait for the client to end its side.
-        self.next().await?.ok_or_else(|| Status::new(Code::Internal, "grpc: the request has no message"))
+        let message = match tokio::time::timeout(READ_TIMEOUT, self.next()).await {
+            Ok(message) => message?,
+            Err(_) => return Err(Status::new(Code::DeadlineExceeded, "grpc: the request did not arrive in time")),
+        };
+        message.ok_or_else(|| Status::new(Code::Internal, "grpc: the request has no message"))
     }
 
     /// A message that is there already, so that several can be answered at once.

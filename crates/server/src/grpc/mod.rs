@@ -7,6 +7,7 @@
 mod body;
 mod message;
 mod method;
+mod scan;
 mod track;
 
 use crate::limits::{Gauge, Taken};
@@ -196,6 +197,9 @@ impl<'a> Call<'a> {
         track.received(message.len());
         if self.method.is_proposed() && message.len() > self.shared.request_bytes_max {
             return Err(rejected(Rejection::RequestTooLarge));
+        }
+        if self.method == Method::Txn && scan::has_too_many_ops(&message, self.shared.txn_ops_max) {
+            return Err(rejected(Rejection::TooManyOps));
         }
         let reply = handler(self.shared, decode(message)?).await?;
         let mut out = BytesMut::new();

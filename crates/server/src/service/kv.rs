@@ -4,8 +4,8 @@ use super::range_stream::{RangeAnswers, check_streamable};
 use crate::convert;
 use crate::grpc::{Body, Session};
 use crate::shared::Shared;
-use crate::status::status;
-use quorate_core::{Op, Revision, Txn};
+use crate::status::{rejected, status};
+use quorate_core::{Op, Revision, Txn, check_delete, check_put, check_txn};
 use quorate_proto::etcdserverpb as pb;
 use tonic::Status;
 
@@ -26,14 +26,18 @@ pub async fn range_stream(session: Session, request: pb::RangeRequest) -> Result
 
 /// Writes one key.
 pub async fn put(shared: &Shared, request: pb::PutRequest) -> Result<pb::PutResponse, Status> {
-    let txn = only(Op::Put(convert::put_request(request)));
+    let put = convert::put_request(request);
+    check_put(&put).map_err(rejected)?;
+    let txn = only(Op::Put(put));
     let answer = shared.node.txn(txn).await.map_err(|error| status(&error))?;
     convert::put_answer(answer)
 }
 
 /// Deletes keys.
 pub async fn delete_range(shared: &Shared, request: pb::DeleteRangeRequest) -> Result<pb::DeleteRangeResponse, Status> {
-    let txn = only(Op::DeleteRange(convert::delete_request(request)));
+    let delete = convert::delete_request(request);
+    check_delete(&delete).map_err(rejected)?;
+    let txn = only(Op::DeleteRange(delete));
     let answer = shared.node.txn(txn).await.map_err(|error| status(&error))?;
     convert::delete_answer(answer)
 }
@@ -45,6 +49,7 @@ fn only(op: Op) -> Txn {
 /// Runs a transaction.
 pub async fn txn(shared: &Shared, request: pb::TxnRequest) -> Result<pb::TxnResponse, Status> {
     let txn = convert::txn_request(request, shared.txn_ops_max)?;
+    check_txn(&txn, shared.txn_ops_max).map_err(rejected)?;
     let answer = shared.node.txn(txn).await.map_err(|error| status(&error))?;
     Ok(convert::txn_answer(answer))
 }

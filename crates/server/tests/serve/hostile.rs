@@ -1,0 +1,143 @@
+//! Clients that do harm: an error to them alone, and the others go on.
+
+use crate::harness::{TestServer, outcome, start};
+use quorate_proto::etcdserverpb as pb;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00";
+
+async fn serves(server: &TestServer) {
+    let request = pb::RangeRequest { key: "a".into(), ..Default::default() };
+    server.kv().await.range(request).await.unwrap();
+}
+
+/// Waits until the server closes the connection.
+async fn closed(mut stream: TcpStream) {
+    let read = async {
+        let mut buffer = [0; 4096];
+        while stream.read(&mut buffer).await.is_ok_and(|length| length > 0) {}
+    };
+    tokio::time::timeout(Duration::from_secs(10), read).await.expect("the connection is still open");
+}
+
+#[tokio::test]
+async fn a_connection_that_asks_nothing_is_closed() {
+    let server = start(&["--header-read-timeout=300ms"]).await;
+    for sent in [&b""[..], b"GET /version HT", PREFACE] {
+        let mut stream = TcpStream::connect(&server.address).await.unwrap();
+        stream.write_all(sent).await.unwrap();
+        closed(stream).await;
+    }
+    serves(&server).await;
+    server.server.shutdown().await;
+}
+
+#[tokio::test]
+async fn nonsense_closes_its_own_connection() {
+    let server = start(&[]).await;
+    let mut bad_frame = PREFACE.to_vec();
+    bad_frame.extend(b"\x00\x00\x05\x01\x04\x00\x00\x00\x01\xff\xff\xff\xff\xff");
+    for sent in [b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".to_vec(), vec![0xff; 1000], bad_frame] {
+        let mut stream = TcpStream::connect(&server.address).await.unwrap();
+        stream.write_all(&sent).await.unwrap();
+        closed(stream).await;
+    }
+    serves(&server).await;
+    server.server.shutdown().await;
+}
+
+#[tokio::test]
+async fn huge_headers_are_refused() {
+    let server = start(&["--max-header-bytes=16384"]).await;
+    let mut stream = TcpStream::connect(&server.address).await.unwrap();
+    let request = format!("GET /version HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "x".repeat(100_000));
+    // The server may close before all is written.
+    let _ = stream.write_all(request.as_bytes()).await;
+    closed(stream).await;
+    let mut kv = server.kv().await;
+    let mut request = tonic::Request::new(pb::RangeRequest { key: "a".into(), ..Default::default() });
+    request.metadata_mut().insert("x", "x".repeat(60_000).parse().unwrap());
+    assert!(kv.range(request).await.is_err());
+    serves(&server).await;
+    server.server.shutdown().await;
+}
+
+#[tokio::test]
+async fn random_messages_are_errors() {
+    let server = start(&[]).await;
+    let mut seed = 1u64;
+    let mut random = move || {
+        // xorshift: the same bytes on every run.
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        seed
+    };
+    let client = h2_client(&server).await;
+    for _ in 0..200 {
+        let message: Vec<u8> = (0..random() % 40).map(|_| random() as u8).collect();
+        let framed = if random() % 4 == 0 {
+            message
+        } else {
+            [&[0][..], &u32::try_from(message.len()).unwrap().to_be_bytes(), &message].concat()
+        };
+        let path =
+            ["/etcdserverpb.KV/Txn", "/etcdserverpb.KV/Range", "/etcdserverpb.Watch/Watch"][random() as usize % 3];
+        let mut client = client.clone().ready().await.unwrap();
+        let request = http::Request::post(format!("http://x{path}")).header("content-type", "application/grpc");
+        let (response, mut body) = client.send_request(request.body(()).unwrap(), false).unwrap();
+        body.send_data(framed.into(), true).unwrap();
+        // A watch that happens to be well formed stays open; everything else must be answered.
+        let answered = tokio::time::timeout(Duration::from_secs(5), response).await;
+        assert_eq!(answered.expect("no answer").unwrap().status(), 200);
+    }
+    serves(&server).await;
+    server.server.shutdown().await;
+}
+
+async fn h2_client(server: &TestServer) -> h2::client::SendRequest<bytes::Bytes> {
+    let stream = TcpStream::connect(&server.address).await.unwrap();
+    let (client, connection) = h2::client::handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    client
+}
+
+#[tokio::test]
+async fn one_connection_cannot_take_all_places() {
+    let server = start(&["--max-concurrent-requests=40"]).await;
+    let client = h2_client(&server).await;
+    // Requests whose message never comes.
+    let mut open = Vec::new();
+    for _ in 0..10 {
+        let mut client = client.clone().ready().await.unwrap();
+        let request =
+            http::Request::post("http://x/etcdserverpb.KV/Put").header("content-type", "application/grpc").body(());
+        open.push(client.send_request(request.unwrap(), false).unwrap());
+    }
+    let eleventh = tokio::time::timeout(Duration::from_millis(300), client.clone().ready()).await;
+    assert!(eleventh.is_err() || open.len() == 10, "the connection may have ten streams");
+    serves(&server).await;
+    server.server.shutdown().await;
+}
+
+#[tokio::test]
+async fn beyond_the_bound_a_request_is_refused() {
+    let server = start(&["--max-concurrent-requests=4"]).await;
+    let mut open = Vec::new();
+    for _ in 0..4 {
+        let mut client = h2_client(&server).await.ready().await.unwrap();
+        let request =
+            http::Request::post("http://x/etcdserverpb.KV/Put").header("content-type", "application/grpc").body(());
+        open.push((client.send_request(request.unwrap(), false).unwrap(), client));
+    }
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let request = pb::RangeRequest { key: "a".into(), ..Default::default() };
+    let refused = server.kv().await.range(request).await;
+    assert_eq!(outcome(refused), "8 etcdserver: too many requests");
+    drop(open);
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    serves(&server).await;
+    server.server.shutdown().await;
+}

@@ -1,0 +1,7 @@
+//! A whole server over real sockets: what clients see of one port.
+
+mod harness;
+mod hostile;
+mod http;
+mod kv;
+mod streams;
