@@ -77,8 +77,21 @@ impl CheckCounts {
 #[derive(Debug, Default)]
 pub struct CheckMetrics(pub [CheckCounts; CHECKS.len()]);
 
-/// Answers one request.
+/// Answers one request. As in etcd, pages of any origin may ask.
 pub async fn serve(shared: &Shared, method: &Method, uri: &Uri) -> Response<Body> {
+    let mut response =
+        if method == Method::OPTIONS { Response::new(Body::Empty) } else { route(shared, method, uri).await };
+    for (name, value) in [
+        (header::ACCESS_CONTROL_ALLOW_HEADERS, "accept, content-type, authorization"),
+        (header::ACCESS_CONTROL_ALLOW_METHODS, "POST, GET, OPTIONS, PUT, DELETE"),
+        (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
+    ] {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+async fn route(shared: &Shared, method: &Method, uri: &Uri) -> Response<Body> {
     let path = uri.path();
     let check = path.strip_prefix('/').unwrap_or_default();
     let known = matches!(path, "/version" | "/health" | "/metrics") || find_checks(check).next().is_some();

@@ -30,8 +30,8 @@ pub fn status(error: &Error) -> Status {
         Error::MemberBadUrls => Code::InvalidArgument,
         Error::MemberNotFound => Code::NotFound,
         Error::LeaderTransferTimeout => Code::Unknown,
-        // Where the disk failed is for the log; to a client this member is gone, and the next one may do.
-        Error::Fatal(_) => return Status::new(Code::Unavailable, Error::Stopped.to_string()),
+        // What happened is for the log; to a client this member is gone, and the next one may do.
+        Error::Removed(_) | Error::Fatal(_) => return Status::new(Code::Unavailable, Error::Stopped.to_string()),
     };
     Status::new(code, error.to_string())
 }
@@ -109,6 +109,7 @@ mod tests {
             (Error::NotSupportedForLearner, 9, "etcdserver: rpc not supported for learner"),
             (Error::BadLeaderTransferee, 9, "etcdserver: bad leader transferee"),
             (Error::LeaderTransferTimeout, 2, "etcdserver: request timed out, leader transfer took too long"),
+            (Error::Removed("start with a new data directory".into()), 14, "etcdserver: server stopped"),
             (Error::Fatal("segment 7 is damaged at 4096".into()), 14, "etcdserver: server stopped"),
         ] {
             let status = status(&error);

@@ -18,9 +18,13 @@ pub async fn range(shared: &Shared, request: pb::RangeRequest) -> Result<pb::Ran
 
 /// Reads a range as a stream of chunks.
 pub async fn range_stream(session: Session, request: pb::RangeRequest) -> Result<Body, (Session, Status)> {
-    match convert::range_request(request).and_then(check_streamable) {
-        Ok(request) => Ok(super::body(RangeAnswers::new(session, request))),
-        Err(failure) => Err((session, failure)),
+    let request = match convert::range_request(request).and_then(check_streamable) {
+        Ok(request) => request,
+        Err(failure) => return Err((session, failure)),
+    };
+    match session.shared.node.range_chunks(request).await {
+        Ok(reader) => Ok(super::body(RangeAnswers::new(session, reader))),
+        Err(error) => Err((session, status(&error))),
     }
 }
 

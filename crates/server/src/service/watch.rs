@@ -14,9 +14,6 @@ use quorate_proto::etcdserverpb as pb;
 use std::collections::{HashSet, VecDeque};
 use tonic::Status;
 
-/// Most creates that may wait for their answer; then the client's requests wait.
-const CREATES_PENDING_MAX: usize = 1024;
-
 /// Messages that are ready are sent together up to this size.
 const BATCH_BYTES: usize = 32 << 10;
 
@@ -57,12 +54,16 @@ impl Answers for WatchAnswers {
 
     async fn next(&mut self, out: &mut Outbox) -> Result<bool, Status> {
         while out.messages == 0 {
-            let listen = !self.requests_end && self.creates.len() < CREATES_PENDING_MAX;
             let Session { requests, shared, no_leader, .. } = &mut self.session;
+            // A client that does not read its answers is not read from.
+            let request = async {
+                self.control.ready().await;
+                requests.next().await
+            };
             // The end comes last: it is looked at only when there is nothing else to do.
             let event = tokio::select! {
                 biased;
-                request = requests.next(), if listen => Event::Request(request?),
+                request = request, if !self.requests_end => Event::Request(request?),
                 message = self.stream.next() => Event::Message(message),
                 failure = end(shared, no_leader) => return Err(failure),
             };

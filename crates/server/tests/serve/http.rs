@@ -20,6 +20,7 @@ async fn paths_have_etcds_bodies() {
         ("GET", "/readyz/non_learner?verbose", "200 OK", "[+]non_learner ok\nok\n"),
         ("GET", "/readyz/nonsense", "404 Not Found", "404 page not found\n"),
         ("GET", "/", "404 Not Found", "404 page not found\n"),
+        ("OPTIONS", "/health", "200 OK", ""),
         ("POST", "/health", "405 Method Not Allowed", "Method Not Allowed\n"),
     ] {
         let response = server.http(method, path).await;

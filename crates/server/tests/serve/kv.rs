@@ -47,7 +47,7 @@ async fn failures_have_etcds_codes_and_texts() {
     assert_eq!(outcome(kv.put(put("a", vec![0; 1001])).await), "3 etcdserver: request is too large");
     assert_eq!(
         outcome(kv.put(put("a", vec![0; 600_000])).await),
-        "8 grpc: received message larger than max (600008 vs. 525288)"
+        "8 grpc: received message larger than max (600007 vs. 525288)"
     );
     server.server.shutdown().await;
 }
