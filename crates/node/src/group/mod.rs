@@ -13,7 +13,7 @@ pub(crate) use upkeep::{Upkeep, UpkeepOptions};
 use crate::Error;
 use crate::env::Env;
 use crate::peer::Peers;
-use crate::raft::{ProposeError, RaftGroup, RaftOptions, Role, entry_body};
+use crate::raft::{ProposeError, RaftGroup, RaftOptions, Role, entry_body, last_of};
 use crate::watch::{History, ProgressJitter, WatchHub, WatchOptions};
 use bytes::Bytes;
 use proposer::{Forwarded, Proposal, Proposer};
@@ -79,8 +79,7 @@ impl Group {
         let (again_sender, again) = mpsc::unbounded_channel();
         let history = Arc::new(StoreHistory(store.clone()));
         let hub = WatchHub::new(store.revision(), history, options.watch.clone(), options.watch_jitter.clone());
-        let applied = store.applied();
-        let applied = Position { term: applied.term, index: applied.index };
+        let applied = last_of(store.applied()).map_or_else(Position::default, |(term, index)| Position { term, index });
         let state = GroupState::new(group, member, env, store.clone(), hub, applied, again_sender.clone());
         let log = wal.group(group.get());
         let raft =

@@ -3,6 +3,7 @@
 
 use super::{Group, GroupState};
 use crate::Error;
+use crate::raft::last_of;
 use quorate_storage::{Progress, StorageError, Store};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -121,7 +122,7 @@ impl Upkeep {
         self.last_flush = Instant::now();
         self.unflushed_bytes = 0;
         self.dirty = false;
-        Ok(durable.index)
+        Ok(last_of(durable).map_or(0, |(_, index)| index))
     }
 
     /// The log goes only behind what the engine holds durably, and only as far as nobody is likely to need it any more.

@@ -7,6 +7,7 @@ use openraft::raft::{AppendEntriesRequest, VoteRequest, VoteResponse};
 use openraft::vote::RaftLeaderId;
 use prost::Message;
 use quorate_proto::peer_v1 as pb;
+use quorate_storage::Applied;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
@@ -19,6 +20,17 @@ const MEMBERSHIP: u8 = 2;
 
 pub(super) fn log_id(term: u64, index: u64) -> LogId {
     LogId::new(CommittedLeaderId::new(term), index)
+}
+
+/// A log position as storage keeps it. A log begins at index 0, and storage's 0 means "nothing": it keeps how many entries
+/// are applied.
+pub(crate) fn applied_of(term: u64, index: u64) -> Applied {
+    Applied { term, index: index + 1 }
+}
+
+/// Term and index of the last applied entry; `None` if nothing is applied.
+pub(crate) fn last_of(applied: Applied) -> Option<(u64, u64)> {
+    Some((applied.term, applied.index.checked_sub(1)?))
 }
 
 pub(super) fn log_id_to_pb(id: &LogId) -> pb::LogId {

@@ -7,9 +7,11 @@ mod log_store;
 mod network;
 mod runtime;
 mod state_machine;
+#[cfg(test)]
+mod tests;
 mod types;
 
-pub(crate) use codec::{RaftMember, members_of};
+pub(crate) use codec::{RaftMember, last_of, members_of};
 pub(crate) use handle::{ProposeError, RaftGroup, RaftOptions, Role, entry_body};
 pub(crate) use state_machine::{AppliedBatch, AppliedCommand, ApplyHooks};
 pub(crate) use types::{MemberNode, StoredMembership};

@@ -247,7 +247,7 @@ impl Network {
         let membership = codec::decode_membership(&meta.membership).map_err(|e| network_error(e.to_string()))?;
         let begin = pb::SnapshotBegin {
             vote: Some(codec::vote_to_pb(&vote)),
-            last_log_id: Some(pb::LogId { term: meta.applied.term, index: meta.applied.index }),
+            last_log_id: codec::last_of(meta.applied).map(|(term, index)| pb::LogId { term, index }),
             membership: Some(codec::stored_membership_to_pb(&membership)),
             meta: meta.encode(),
         };

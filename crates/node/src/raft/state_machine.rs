@@ -8,9 +8,12 @@ use openraft::entry::EntryPayload;
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{OptionalSend, Snapshot};
 use quorate_core::{Delta, Effects, MemberId, Record, Rejection, Reply, Revision, SystemChange, View};
-use quorate_storage::{Applied, Installer, SnapshotMeta as StoredSnapshotMeta, Store};
+use quorate_storage::{Applied, Installer, SnapshotMeta as StoredSnapshotMeta, StorageError, Store};
 use std::io;
 use std::sync::Arc;
+
+/// Bytes of records that are copied at a time between two stores of one process.
+const COPY_BYTES: usize = 1 << 20;
 
 /// One applied command, for whoever waits for it.
 pub(crate) struct AppliedCommand {
@@ -94,7 +97,7 @@ impl<H: ApplyHooks> StateMachine<H> {
     /// Applies one entry and makes it visible.
     fn apply_entry(&self, entry: &Entry) -> io::Result<()> {
         let log_id = (entry.log_id.committed_leader_id().term, entry.log_id.index());
-        let applied = Applied { term: log_id.0, index: log_id.1 };
+        let applied = codec::applied_of(log_id.0, log_id.1);
         match &entry.payload {
             EntryPayload::Blank => {
                 let mut writer = self.store.writer();
@@ -105,7 +108,7 @@ impl<H: ApplyHooks> StateMachine<H> {
                 self.hooks.on_applied(revision, &[], &[], Vec::new(), log_id);
                 Ok(())
             }
-            EntryPayload::Normal(data) => self.apply_commands(&data.0.slice(1..), applied),
+            EntryPayload::Normal(data) => self.apply_commands(&data.0.slice(1..), applied, log_id),
             EntryPayload::Membership(membership) => {
                 let stored = StoredMembership::new(Some(entry.log_id), membership.clone());
                 let mut writer = self.store.writer();
@@ -118,9 +121,9 @@ impl<H: ApplyHooks> StateMachine<H> {
         }
     }
 
-    fn apply_commands(&self, body: &bytes::Bytes, applied: Applied) -> io::Result<()> {
+    fn apply_commands(&self, body: &bytes::Bytes, applied: Applied, log_id: (u64, u64)) -> io::Result<()> {
         let entry = quorate_core::codec::decode_entry(body.clone())
-            .map_err(|e| self.fail(format!("log entry {} cannot be decoded: {e}", applied.index)))?;
+            .map_err(|e| self.fail(format!("log entry {} cannot be decoded: {e}", log_id.1)))?;
         let mut records: Vec<Record> = Vec::new();
         let mut system: Vec<SystemChange> = Vec::new();
         let mut batches = Vec::with_capacity(entry.batches.len());
@@ -139,25 +142,36 @@ impl<H: ApplyHooks> StateMachine<H> {
         writer.publish();
         let revision = writer.revision();
         drop(writer);
-        self.hooks.on_applied(revision, &records, &system, batches, (applied.term, applied.index));
+        self.hooks.on_applied(revision, &records, &system, batches, log_id);
         Ok(())
     }
 
     fn applied_now(&self) -> io::Result<(Option<LogId>, StoredMembership)> {
-        let (applied, membership) = (self.store.applied(), self.store.membership());
-        // The first entry of every log is a membership.
-        let any = !membership.is_empty();
-        Ok((any.then(|| codec::log_id(applied.term, applied.index)), codec::decode_membership(&membership)?))
+        let last = codec::last_of(self.store.applied()).map(|(term, index)| codec::log_id(term, index));
+        Ok((last, codec::decode_membership(&self.store.membership())?))
     }
 
-    fn export(&self) -> io::Result<Option<SmSnapshot>> {
+    fn copy_from(&self, other: &Store) -> Result<Applied, StorageError> {
+        let mut export = other.export();
+        let mut installer = self.store.begin_install()?;
+        loop {
+            let records = export.next(COPY_BYTES)?;
+            if records.is_empty() {
+                return installer.finish(export.meta());
+            }
+            for record in records {
+                installer.push(record)?;
+            }
+        }
+    }
+
+    fn export(&self) -> io::Result<SmSnapshot> {
         let (last_log_id, last_membership) = self.applied_now()?;
-        let Some(last) = last_log_id else { return Ok(None) };
-        let floor = self.hooks.hold_log(last.index());
-        Ok(Some(Snapshot {
+        let floor = self.hooks.hold_log(last_log_id.map_or(0, |id| id.index()));
+        Ok(Snapshot {
             meta: SnapshotMeta { last_log_id, last_membership },
             snapshot: SnapshotHandle::Export { store: self.store.clone(), floor },
-        }))
+        })
     }
 }
 
@@ -166,8 +180,7 @@ impl<H: ApplyHooks> RaftSnapshotBuilder<Types> for StateMachine<H> {
     type SnapshotData = SnapshotHandle;
 
     async fn build_snapshot(&mut self) -> Result<SmSnapshot, io::Error> {
-        self.export()?
-            .ok_or_else(|| io::Error::other("nothing was applied yet: there is nothing to take a snapshot of"))
+        self.export()
     }
 }
 
@@ -198,17 +211,19 @@ impl<H: ApplyHooks> RaftStateMachine<Types> for StateMachine<H> {
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotHandle) -> Result<(), io::Error> {
-        let SnapshotHandle::Received { installer, meta: stored } = snapshot else {
-            return Err(self.fail("an export of this member was given to it as a snapshot to install"));
-        };
         // An error here leaves the old generation in place; openraft stops, which is right: never `Ok` after a failure.
-        installer.finish(&stored).map_err(|e| self.fail(e))?;
+        match snapshot {
+            SnapshotHandle::Received { installer, meta } => installer.finish(&meta).map_err(|e| self.fail(e))?,
+            // From a store of this process, as a network without sockets hands it over.
+            SnapshotHandle::Export { store, .. } => self.copy_from(&store).map_err(|e| self.fail(e))?,
+        };
         let last = meta.last_log_id.map_or((0, 0), |id| (id.committed_leader_id().term, id.index()));
         self.hooks.on_snapshot(&meta.last_membership, last);
         Ok(())
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<SmSnapshot>, io::Error> {
-        self.export()
+        // Whatever was applied can be exported at any time: there is always a current snapshot.
+        self.export().map(|snapshot| snapshot.meta.last_log_id.is_some().then_some(snapshot))
     }
 }
