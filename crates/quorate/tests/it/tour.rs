@@ -4,15 +4,13 @@
 //! `quorate server`, which tests the server instead. `QUORATE_TOUR_ETCD` and `QUORATE_TOUR_ETCDCTL` name the programs if
 //! they are not `etcd` and `etcdctl` in the path.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Etcd, QUORATE, etcdctl, free_ports, program};
+use crate::programs::{Etcd, QUORATE, etcdctl, free_ports, program};
 
 /// How long a watch runs in the tour.
 const WATCH_TIME: Duration = Duration::from_secs(1);

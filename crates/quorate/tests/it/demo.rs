@@ -1,7 +1,5 @@
 //! The demonstration cluster: starts, survives the loss of its leader, and leaves nothing behind.
 
-mod common;
-
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -9,7 +7,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{QUORATE, program};
+use crate::programs::{QUORATE, program};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
 const PATIENCE: Duration = Duration::from_secs(60);

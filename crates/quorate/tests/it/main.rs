@@ -1,0 +1,5 @@
+//! Tests of the built binary.
+
+mod demo;
+mod programs;
+mod tour;
