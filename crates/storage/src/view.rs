@@ -10,7 +10,8 @@ use quorate_core::{Alarm, KeyMeta, KeyRange, Lease, LeaseId, Record, Rev, Revisi
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-/// Keys that one look at the index takes with it; the first look takes fewer, because most reads want few.
+/// Keys that one look at the index takes with it. The first look takes few, because most reads want few, and each one
+/// twice as many as the one before.
 const KEYS_PER_LOOK_FIRST: usize = 32;
 const KEYS_PER_LOOK_MAX: usize = 512;
 /// Keys that are counted under one lock.
@@ -188,7 +189,7 @@ impl Body {
             if seen < count {
                 return;
             }
-            count = KEYS_PER_LOOK_MAX;
+            count = (count * 2).min(KEYS_PER_LOOK_MAX);
         }
     }
 
