@@ -68,7 +68,9 @@ impl Listener {
         let failed = |source| StartError::Listen { flag, url: endpoint.to_string(), source };
         let (socket, address) = match endpoint {
             Endpoint::Tcp { host, port } => {
-                let listener = TcpListener::bind((host.as_str(), *port)).await.map_err(failed)?;
+                // As in Go: the name may lead to IPv6 alone, and most clients dial 127.0.0.1.
+                let host = if host == "localhost" { "127.0.0.1" } else { host };
+                let listener = TcpListener::bind((host, *port)).await.map_err(failed)?;
                 let address = listener.local_addr().map_err(failed)?.to_string();
                 (Socket::Tcp(listener), address)
             }

@@ -4,9 +4,10 @@ use crate::compactor::Compactor;
 use crate::config::ServerConfig;
 use crate::leaderless::LeaderWatch;
 use crate::listen::{Acceptor, Listener, Serves};
+use crate::metrics::{Histogram, Metrics};
 use crate::shared::Shared;
 use crate::{StartError, log, notify};
-use quorate_node::Node;
+use quorate_node::{FsyncObserver, Node};
 use std::path::Path;
 use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
@@ -24,7 +25,7 @@ pub fn run(config: ServerConfig) -> Result<(), StartError> {
         .enable_all()
         .build()
         .map_err(StartError::Process)?;
-    let result = runtime.block_on(async {
+    runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).map_err(StartError::Process)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(StartError::Process)?;
         let asked = async move {
@@ -42,17 +43,16 @@ pub fn run(config: ServerConfig) -> Result<(), StartError> {
         let ready = server.node().clone();
         let outcome = tokio::select! {
             () = asked.as_mut() => Ok(()),
-            reason = server.node().stopped() => Err(StartError::Node(reason)),
+            reason = server.node().stopped() => {
+                tracing::error!(%reason, "the node stopped by itself");
+                Err(StartError::Node(reason))
+            }
             never = tell_when_ready(ready) => match never {},
         };
         notify::stopping();
         server.shutdown().await;
         outcome
-    });
-    if let Err(error) = &result {
-        tracing::error!(%error, "the server stops");
-    }
-    result
+    })
 }
 
 /// Tells the service manager once the member serves; never returns.
@@ -80,7 +80,7 @@ impl Server {
     ///
     /// # Errors
     /// What cannot be, an address that cannot be listened on, or a node that does not start.
-    pub async fn start(config: ServerConfig) -> Result<Self, StartError> {
+    pub async fn start(mut config: ServerConfig) -> Result<Self, StartError> {
         // A member with data knows its cluster; etcd ignores the bootstrap flags then.
         if is_empty(&config.node.data_dir) {
             config.check_bootstrap()?;
@@ -91,10 +91,19 @@ impl Server {
         warn_of_open_listeners(&config);
         // A taken port is found before anything is written to the disk.
         let listeners = open_listeners(&config).await?;
+        let fsyncs = Arc::new(Histogram::of_fsyncs());
+        let observed = Arc::clone(&fsyncs);
+        config.node.fsync_observer = Some(FsyncObserver(Arc::new(move |took| observed.observe(took))));
         let node = Node::start(config.node.clone()).await.map_err(StartError::Node)?;
         let stopping = CancellationToken::new();
         let (leaderless, no_leader) = LeaderWatch::new(node.clone(), config.node.election_timeout);
-        let shared = Arc::new(Shared::new(node.clone(), &config, no_leader, stopping.clone()));
+        let shared = Arc::new(Shared::new(
+            node.clone(),
+            &config,
+            Metrics::new(config.metrics_extensive, fsyncs),
+            no_leader,
+            stopping.clone(),
+        ));
         let acceptor = Acceptor::new(shared, &config.limits, stopping.clone());
         let tasks = TaskTracker::new();
         tasks.spawn(leaderless.run(stopping.clone()));

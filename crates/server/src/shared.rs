@@ -37,12 +37,13 @@ impl Shared {
     pub fn new(
         node: Node,
         config: &ServerConfig,
+        metrics: Metrics,
         no_leader: tokio::sync::watch::Receiver<u64>,
         stopping: CancellationToken,
     ) -> Self {
         Self {
             node,
-            metrics: Metrics::new(config.metrics_extensive),
+            metrics,
             requests: Arc::new(Gauge::new(config.limits.requests_max)),
             inflight: Arc::new(Gauge::new(config.limits.inflight_bytes_max)),
             request_bytes_max: config.limits.request_bytes_max,

@@ -1,11 +1,12 @@
 //! gRPC's framing of messages: one byte "compressed", four bytes length, the message. Knows no method.
 
 use crate::limits::{Gauge, Taken};
+use crate::status::status;
 use bytes::{BufMut, Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use prost::Message;
-use std::sync::Arc;
+use std::ops::Deref;
 use std::time::Duration;
 use tonic::{Code, Status};
 
@@ -18,11 +19,14 @@ const READ_TIMEOUT: Duration = Duration::from_secs(30);
 ///
 /// A message is never a slice of the connection's receive buffer: who keeps a key or a value keeps at most its request
 /// in memory.
-pub struct MessageReader {
+pub struct MessageReader<G: Deref<Target = Gauge>> {
     body: Incoming,
-    inflight: Arc<Gauge>,
-    /// Of the message that was read last or is being read.
-    taken: Option<Taken<Arc<Gauge>>>,
+    inflight: G,
+    /// For the message that was read last or is being read, if it is larger than a frame. Smaller ones are bounded by the
+    /// number of requests, and what they would cost to count is a good part of what they cost.
+    taken: Option<Taken<G>>,
+    /// Part of a message is there.
+    reading: bool,
     message_bytes_max: usize,
     buffer: Buffer,
 }
@@ -36,10 +40,10 @@ struct Buffer {
     partial: BytesMut,
 }
 
-impl MessageReader {
-    /// Reads `body`; its bytes count in `inflight`.
-    pub fn new(body: Incoming, inflight: Arc<Gauge>, message_bytes_max: usize) -> Self {
-        Self { body, inflight, taken: None, message_bytes_max, buffer: Buffer::default() }
+impl<G: Deref<Target = Gauge> + Clone> MessageReader<G> {
+    /// Reads `body`; large messages count in `inflight` until the next one is asked for.
+    pub fn new(body: Incoming, inflight: G, message_bytes_max: usize) -> Self {
+        Self { body, inflight, taken: None, reading: false, message_bytes_max, buffer: Buffer::default() }
     }
 
     /// The next message, or `None` at the end. Cancel-safe: what has come is kept for the next call.
@@ -77,16 +81,16 @@ impl MessageReader {
     /// A message that is there already, so that several can be answered at once.
     pub fn take_message(&mut self) -> Result<Option<Bytes>, Status> {
         let Some(length) = self.buffer.message_bytes(self.message_bytes_max)? else { return Ok(None) };
-        if self.taken.is_none() {
-            self.taken = Some(
-                Gauge::take(Arc::clone(&self.inflight), length)
-                    .ok_or_else(|| Status::new(Code::ResourceExhausted, "etcdserver: too many requests"))?,
-            );
+        if !self.reading {
+            // The message before is done with.
+            self.taken = None;
+            if !self.buffer.has(length) {
+                let taken = Gauge::take(self.inflight.clone(), length);
+                self.taken = Some(taken.ok_or_else(|| status(&quorate_node::Error::TooManyRequests))?);
+            }
         }
         let message = self.buffer.split(length);
-        if message.is_some() {
-            self.taken = None;
-        }
+        self.reading = message.is_none();
         Ok(message)
     }
 }
@@ -124,10 +128,15 @@ impl Buffer {
         Ok(Some(length))
     }
 
+    /// Whether all of a message of `length` bytes is there.
+    fn has(&self, length: usize) -> bool {
+        self.bytes().len() >= PREFIX_BYTES + length
+    }
+
     /// Takes the message of `length` bytes from the front, if all of it is there.
     fn split(&mut self, length: usize) -> Option<Bytes> {
         let end = PREFIX_BYTES + length;
-        if self.bytes().len() < end {
+        if !self.has(length) {
             // The length is known and within bounds: allocate once.
             self.partial.reserve(end - self.partial.len());
             self.partial.extend_from_slice(&std::mem::take(&mut self.frame));

@@ -22,6 +22,7 @@ pub use message::{MessageReader, decode, encode};
 pub use method::{Kind, Method};
 use prost::Message;
 use quorate_core::Rejection;
+use std::ops::Deref;
 use std::sync::Arc;
 use tokio::sync::watch;
 use tonic::{Code, Status};
@@ -119,7 +120,7 @@ pub struct Session {
     /// The server.
     pub shared: Arc<Shared>,
     /// The messages that the client sends.
-    pub requests: MessageReader,
+    pub requests: MessageReader<Arc<Gauge>>,
     /// Changes when there has been no leader for long; there only if the client asked to be told.
     pub no_leader: Option<watch::Receiver<u64>>,
     /// Counts what goes in and out.
@@ -192,7 +193,7 @@ impl<'a> Call<'a> {
         F: Future<Output = Result<A, Status>>,
     {
         self.check_leader()?;
-        let mut reader = self.reader(body);
+        let mut reader = self.reader(body, &*self.shared.inflight);
         let message = reader.only().await?;
         track.received(message.len());
         if self.method.is_proposed() && message.len() > self.shared.request_bytes_max {
@@ -253,7 +254,7 @@ impl<'a> Call<'a> {
         match permit {
             Ok(permit) => Ok(Session {
                 shared: Arc::clone(self.shared),
-                requests: self.reader(body),
+                requests: self.reader(body, Arc::clone(&self.shared.inflight)),
                 no_leader: self.wants_leader.then(|| self.shared.no_leader.clone()),
                 track,
                 _permit: permit,
@@ -265,8 +266,8 @@ impl<'a> Call<'a> {
         }
     }
 
-    fn reader(&self, body: Incoming) -> MessageReader {
-        MessageReader::new(body, Arc::clone(&self.shared.inflight), self.shared.request_bytes_max + OVERHEAD_BYTES)
+    fn reader<G: Deref<Target = Gauge> + Clone>(&self, body: Incoming, inflight: G) -> MessageReader<G> {
+        MessageReader::new(body, inflight, self.shared.request_bytes_max + OVERHEAD_BYTES)
     }
 
     fn check_leader(&self) -> Result<(), Status> {

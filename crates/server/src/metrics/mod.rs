@@ -7,6 +7,7 @@ mod render;
 use crate::grpc::{Kind, Method};
 use http::HeaderMap;
 pub use render::render;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 use tonic::Code;
@@ -35,20 +36,43 @@ impl Counter {
 /// gRPC has the codes 0 to 16.
 const CODES: usize = 17;
 
-/// Upper bounds of the latency histogram's buckets, in seconds: Prometheus' defaults, as in etcd.
-const BUCKETS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+/// Upper bounds of the buckets of call latencies, in seconds: Prometheus' defaults, as in etcd.
+const CALL_BOUNDS: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+/// Upper bounds of the buckets of fsyncs, in seconds: etcd's.
+const FSYNC_BOUNDS: &[f64] =
+    &[0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024, 2.048, 4.096, 8.192];
+
+/// Upper bounds of the buckets of work on the whole engine, in seconds: etcd's.
+const ENGINE_BOUNDS: &[f64] = &[0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 51.2, 102.4, 204.8, 409.6];
 
 /// Durations by bucket.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Histogram {
-    buckets: [Counter; BUCKETS.len() + 1],
+    bounds: &'static [f64],
+    /// One for each bound, and one beyond.
+    buckets: Box<[Counter]>,
     sum_nanos: Counter,
 }
 
 impl Histogram {
-    fn observe(&self, took: Duration) {
+    fn new(bounds: &'static [f64]) -> Self {
+        Self {
+            bounds,
+            buckets: (0..=bounds.len()).map(|_| Counter::default()).collect(),
+            sum_nanos: Counter::default(),
+        }
+    }
+
+    /// For fsyncs of the write-ahead log.
+    pub fn of_fsyncs() -> Self {
+        Self::new(FSYNC_BOUNDS)
+    }
+
+    /// Counts one duration.
+    pub fn observe(&self, took: Duration) {
         let seconds = took.as_secs_f64();
-        let bucket = BUCKETS.iter().position(|bound| seconds <= *bound).unwrap_or(BUCKETS.len());
+        let bucket = self.bounds.iter().position(|bound| seconds <= *bound).unwrap_or(self.bounds.len());
         self.buckets[bucket].increment();
         self.sum_nanos.add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
     }
@@ -103,15 +127,23 @@ pub struct Metrics {
     pub connections_accepted: Counter,
     /// Connections that are gone.
     pub connections_closed: Counter,
+    /// Fsyncs of the write-ahead log.
+    pub fsyncs: Arc<Histogram>,
+    /// Defragmentations.
+    pub defragmentations: Histogram,
+    /// Snapshots that were sent to clients.
+    pub snapshots: Histogram,
     /// Checks of `/livez` and `/readyz`.
     pub checks: crate::http::CheckMetrics,
 }
 
 impl Metrics {
-    /// All at 0.
-    pub fn new(extensive: bool) -> Self {
-        let method =
-            |_: &Method| MethodMetrics { latency: extensive.then(Histogram::default), ..MethodMetrics::default() };
+    /// All at 0, but for `fsyncs`, which the node observes already.
+    pub fn new(extensive: bool, fsyncs: Arc<Histogram>) -> Self {
+        let method = |_: &Method| MethodMetrics {
+            latency: extensive.then(|| Histogram::new(CALL_BOUNDS)),
+            ..MethodMetrics::default()
+        };
         Self {
             methods: Method::ALL.iter().map(method).collect(),
             client_requests: Default::default(),
@@ -123,6 +155,9 @@ impl Metrics {
             health_failures: Counter::default(),
             connections_accepted: Counter::default(),
             connections_closed: Counter::default(),
+            fsyncs,
+            defragmentations: Histogram::new(ENGINE_BOUNDS),
+            snapshots: Histogram::new(ENGINE_BOUNDS),
             checks: crate::http::CheckMetrics::default(),
         }
     }
@@ -130,6 +165,11 @@ impl Metrics {
     /// The figures of a method.
     pub fn method(&self, method: Method) -> &MethodMetrics {
         &self.methods[method as usize]
+    }
+
+    /// Calls of a method that succeeded.
+    pub fn succeeded(&self, method: Method) -> u64 {
+        self.method(method).handled[Code::Ok as usize].get()
     }
 
     /// Counts a call by what the client says of itself.
@@ -146,5 +186,21 @@ impl Metrics {
             Kind::ServerStream | Kind::Bidi => 1,
         };
         self.client_requests[kind][minor].increment();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_duration_falls_into_the_first_bucket_that_holds_it() {
+        let histogram = Histogram::of_fsyncs();
+        for millis in [0, 1, 2, 3, 10_000] {
+            histogram.observe(Duration::from_millis(millis));
+        }
+        let counts: Vec<_> = histogram.buckets.iter().map(Counter::get).collect();
+        assert_eq!((&counts[..4], counts[14]), (&[2, 1, 1, 0][..], 1));
+        assert_eq!(histogram.sum_nanos.get(), 10_006_000_000);
     }
 }

@@ -1,6 +1,6 @@
 //! All figures in Prometheus' text format.
 
-use super::{BUCKETS, CLIENT_API_MINORS, Counter, process};
+use super::{CLIENT_API_MINORS, Counter, Histogram, process};
 use crate::grpc::Method;
 use crate::http::CHECKS;
 use crate::shared::Shared;
@@ -118,17 +118,29 @@ fn histograms(text: &mut Text, shared: &Shared) {
         if !started {
             started = text.family(name, "histogram", "Time until a call was answered.");
         }
-        let [kind, service, method] = labels(*method);
-        let mut count = 0;
-        for (place, bucket) in latency.buckets.iter().enumerate() {
-            count += bucket.get();
-            let bound = BUCKETS.get(place).map_or_else(|| "+Inf".to_owned(), ToString::to_string);
-            text.sample(&format!("{name}_bucket"), &[kind, service, method, ("le", &bound)], count);
-        }
-        let sum = latency.sum_nanos.get() as f64 / 1e9;
-        text.sample(&format!("{name}_sum"), &[kind, service, method], sum);
-        text.sample(&format!("{name}_count"), &[kind, service, method], count);
+        histogram(text, name, &labels(*method), latency);
     }
+    for (name, help, durations) in [
+        ("etcd_disk_wal_fsync_duration_seconds", "Fsyncs of the write-ahead log.", &*shared.metrics.fsyncs),
+        ("etcd_disk_backend_defrag_duration_seconds", "Defragmentations.", &shared.metrics.defragmentations),
+        ("etcd_disk_backend_snapshot_duration_seconds", "Snapshots sent to clients.", &shared.metrics.snapshots),
+    ] {
+        if text.family(name, "histogram", help) {
+            histogram(text, name, &[], durations);
+        }
+    }
+}
+
+fn histogram(text: &mut Text, name: &str, labels: &[(&str, &str)], durations: &Histogram) {
+    let mut count = 0;
+    for (place, bucket) in durations.buckets.iter().enumerate() {
+        count += bucket.get();
+        let bound = durations.bounds.get(place).map_or_else(|| "+Inf".to_owned(), ToString::to_string);
+        let labels: Vec<_> = labels.iter().copied().chain([("le", bound.as_str())]).collect();
+        text.sample(&format!("{name}_bucket"), &labels, count);
+    }
+    text.sample(&format!("{name}_sum"), labels, durations.sum_nanos.get() as f64 / 1e9);
+    text.sample(&format!("{name}_count"), labels, count);
 }
 
 fn front(text: &mut Text, shared: &Shared) {
@@ -143,6 +155,12 @@ fn front(text: &mut Text, shared: &Shared) {
         ("quorate_connections_accepted_total", "Client connections accepted.", &metrics.connections_accepted),
     ] {
         text.one(name, "counter", help, counter.get());
+    }
+    for (name, help, method) in [
+        ("etcd_mvcc_range_total", "Ranges that clients read from this member.", Method::Range),
+        ("etcd_mvcc_txn_total", "Transactions that clients ran through this member.", Method::Txn),
+    ] {
+        text.one(name, "counter", help, metrics.succeeded(method));
     }
     let open = metrics.connections_accepted.get().saturating_sub(metrics.connections_closed.get());
     text.one("quorate_connections_open", "gauge", "Client connections that are open.", open);

@@ -10,6 +10,7 @@ use quorate_core::{Alarm, MemberId, Revision};
 use quorate_node::SnapshotReader;
 use quorate_proto::etcdserverpb as pb;
 use sha2::{Digest, Sha256};
+use std::time::Instant;
 use tonic::Status;
 
 /// State of this member.
@@ -74,7 +75,9 @@ pub async fn alarm(shared: &Shared, request: pb::AlarmRequest) -> Result<pb::Ala
 
 /// Compacts the engine online. As in etcd, the answer has no header.
 pub async fn defragment(shared: &Shared, _: pb::DefragmentRequest) -> Result<pb::DefragmentResponse, Status> {
+    let start = Instant::now();
     shared.node.defragment().await.map_err(|error| failure(&error))?;
+    shared.metrics.defragmentations.observe(start.elapsed());
     Ok(pb::DefragmentResponse { header: None })
 }
 
@@ -109,7 +112,7 @@ pub async fn downgrade(_: &Shared, _: pb::DowngradeRequest) -> Result<pb::Downgr
 /// Sends a snapshot of the keyspace, and its SHA-256 at the end.
 pub async fn snapshot(session: Session, _: pb::SnapshotRequest) -> Result<Body, (Session, Status)> {
     match session.shared.node.snapshot().await {
-        Ok(reader) => Ok(body(SnapshotAnswers { session, reader, hash: Some(Sha256::new()) })),
+        Ok(reader) => Ok(body(SnapshotAnswers { session, reader, hash: Some(Sha256::new()), start: Instant::now() })),
         Err(error) => Err((session, failure(&error))),
     }
 }
@@ -119,6 +122,7 @@ struct SnapshotAnswers {
     reader: SnapshotReader,
     /// Of all that was sent; taken when it was sent itself.
     hash: Option<Sha256>,
+    start: Instant,
 }
 
 impl Answers for SnapshotAnswers {
@@ -136,6 +140,7 @@ impl Answers for SnapshotAnswers {
             (None, Some(hash)) => {
                 let digest = hash.finalize_reset();
                 self.hash = None;
+                self.session.shared.metrics.snapshots.observe(self.start.elapsed());
                 bytes::Bytes::copy_from_slice(&digest)
             }
         };
