@@ -80,15 +80,16 @@ impl Preparer {
             None => self.shared.create_spare()?,
         };
         let mut outcome = Ok(());
-        while outcome.is_ok() && spare.allocated_to < self.shared.options.segment_bytes {
+        let Shared { options, yard, .. } = &*self.shared;
+        while outcome.is_ok() && spare.allocated_to < options.segment_bytes && !yard.is_closed() {
             outcome = self.shared.zero_step(&spare.path, &*spare.file, spare.allocated_to).and_then(|to| {
                 spare.allocated_to = to;
-                let synced = if self.shared.options.no_fsync { Ok(()) } else { spare.file.sync_data() };
+                let synced = if options.no_fsync { Ok(()) } else { spare.file.sync_data() };
                 synced.map_err(|error| WalError::sync(&spare.path, error))
             });
             yield_once().await;
         }
-        self.shared.yard.put_spare(spare);
+        yard.put_spare(spare);
         if outcome.is_ok() {
             self.shared.metrics.set_short_of_space(false);
         }

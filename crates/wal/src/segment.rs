@@ -139,6 +139,10 @@ impl Yard {
         self.wake.notify_one();
     }
 
+    pub fn is_closed(&self) -> bool {
+        self.state.lock().closed
+    }
+
     pub async fn changed(&self) {
         self.wake.notified().await;
     }

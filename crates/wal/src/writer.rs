@@ -197,6 +197,10 @@ impl Writer {
                 wait_for_space(&self.shared, error).await?;
             }
             self.shared.sync(&self.segment.path, &*self.segment.file)?;
+            if let Some(stopped) = self.shared.queue.stopped() {
+                // The preparer met an error meanwhile. Nothing is acknowledged after that, durable or not.
+                return Err(stopped);
+            }
             self.shared.metrics.wrote(self.batch.bytes.len() as u64);
             self.position += self.batch.bytes.len() as u64;
             self.batch.bytes.clear();

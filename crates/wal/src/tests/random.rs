@@ -1,4 +1,4 @@
-//! Random steps against the model.
+//! Random steps against the model. `PROPTEST_CASES` sets how many.
 
 use super::model::{GROUPS, Pair, Step};
 use super::{options, run};
@@ -24,7 +24,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn the_log_is_what_the_model_is(
