@@ -16,7 +16,7 @@ use crate::kv::{CompactionArgs, DelArgs, GetArgs, PutArgs};
 use crate::lease::LeaseCommand;
 use crate::maintenance::{AlarmCommand, DefragArgs, MoveLeaderArgs, SnapshotCommand};
 use crate::member::MemberCommand;
-use crate::print::line;
+use crate::print::{line, write};
 use crate::txn::TxnArgs;
 use crate::watch::WatchArgs;
 
@@ -24,8 +24,8 @@ use crate::watch::WatchArgs;
 const API_VERSION: &str = "3.6";
 
 const AFTER_HELP: &str = "\
-Options of every command can come from the environment as QUORATE_<NAME> or ETCDCTL_<NAME>, for instance
-QUORATE_ENDPOINTS; QUORATE_ wins, and the command line wins over both. Commands can be shortened as long as they are
+Options of every command can come from the environment as QUORATE_<NAME> or ETCDCTL_<NAME>, for instance \
+QUORATE_ENDPOINTS; QUORATE_ wins, and the command line wins over both. Commands can be shortened as long as they are \
 not ambiguous: `quorate mem list`.
 
 Exit codes:
@@ -62,7 +62,7 @@ enum Commands {
     /// Start a cluster on this machine and tell what happens in it
     #[command(
         after_help = "Data, logs and ports stay in the directory, and the next run continues with them. A member that \
-                      ends is started\nagain after a moment: kill one and see.\n\nExamples:\n  quorate demo\n  quorate demo \
+                      ends is started again after a moment: kill one and see.\n\nExamples:\n  quorate demo\n  quorate demo \
                       --dir five --nodes 5 --base-port 5000"
     )]
     Demo(DemoArgs),
@@ -97,7 +97,7 @@ enum Commands {
     #[command(
         override_usage = "quorate txn [OPTIONS]",
         after_help = "Reads three parts from standard input, each ended by an empty line: conditions, requests for when \
-                      all of them\nhold, requests for when one does not.\n\n  condition  TARGET(\"KEY\") OPERATOR \
+                      all of them hold, requests for when one does not.\n\n  condition  TARGET(\"KEY\") OPERATOR \
                       \"OPERAND\", with a space on each side of the operator\n  TARGET     version (ver), create (c), \
                       mod (m), value (val), lease\n  OPERATOR   = != < >\n  request    a put, get or del command with \
                       its options\n\nExample:\n  quorate txn <<'END'\n  mod(\"greeting\") > \"0\"\n\n  put greeting \
@@ -109,7 +109,7 @@ enum Commands {
     #[command(
         override_usage = "quorate watch [OPTIONS] <KEY> [RANGE_END] [-- COMMAND...]",
         after_help = "The command finds the change in ETCD_WATCH_REVISION, ETCD_WATCH_EVENT_TYPE, ETCD_WATCH_KEY and \
-                      ETCD_WATCH_VALUE,\nas quoted strings. KEY and RANGE_END can also come from QUORATE_WATCH_KEY and \
+                      ETCD_WATCH_VALUE, as quoted strings. KEY and RANGE_END can also come from QUORATE_WATCH_KEY and \
                       QUORATE_WATCH_RANGE_END.\n\nExamples:\n  quorate watch greeting\n  quorate watch --prefix users/ \
                       --rev 100 --prev-kv\n  quorate watch greeting -- sh -c 'echo $ETCD_WATCH_VALUE'"
     )]
@@ -260,8 +260,9 @@ async fn dispatch(command: Commands, context: &Context) -> Result<(), Failure> {
             line(format_args!("API version: {API_VERSION}"))
         }
         Commands::Completion(args) => {
-            clap_complete::generate(args.shell, &mut Cli::command(), "quorate", &mut std::io::stdout());
-            Ok(())
+            let mut script = Vec::new();
+            clap_complete::generate(args.shell, &mut Cli::command(), "quorate", &mut script);
+            write(&script, std::io::stdout().lock())
         }
     }
 }
@@ -273,5 +274,54 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         command().debug_assert();
+    }
+
+    #[test]
+    fn etcdctl_has_no_other_options_of_every_command() {
+        let etcdctl = [
+            "cacert",
+            "cert",
+            "command-timeout",
+            "debug",
+            "dial-timeout",
+            "discovery-srv",
+            "discovery-srv-name",
+            "endpoints",
+            "hex",
+            "insecure-discovery",
+            "insecure-skip-tls-verify",
+            "insecure-transport",
+            "keepalive-time",
+            "keepalive-timeout",
+            "key",
+            "password",
+            "user",
+            "write-out",
+        ];
+        let command = command();
+        let mut ours: Vec<&str> = command.get_arguments().filter_map(clap::Arg::get_long).collect();
+        ours.sort_unstable();
+        ours.retain(|name| *name != "version");
+        assert_eq!(ours, etcdctl);
+    }
+
+    #[test]
+    fn the_environment_loses_against_the_command_line_and_quorate_wins_over_etcdctl() {
+        let endpoints = |variables: &[(&str, &str)], arguments: &[&str]| {
+            let variable = |name: &str| {
+                let found = variables.iter().find(|(variable, _)| *variable == name);
+                found.map(|(_, value)| OsString::from(value))
+            };
+            let command = with_environment(with_go_switches(Cli::command()), variable);
+            let matches = command.try_get_matches_from([&["quorate"], arguments].concat()).unwrap();
+            Cli::from_arg_matches(&matches).unwrap().options.endpoints
+        };
+        let etcdctl = ("ETCDCTL_ENDPOINTS", "a:1,b:2");
+        let quorate = ("QUORATE_ENDPOINTS", "c:3");
+        assert_eq!(endpoints(&[], &["version"]), ["127.0.0.1:2379"]);
+        assert_eq!(endpoints(&[("QUORATE_ENDPOINTS", ""), etcdctl], &["version"]), ["a:1", "b:2"]);
+        assert_eq!(endpoints(&[etcdctl, quorate], &["version"]), ["c:3"]);
+        assert_eq!(endpoints(&[etcdctl, quorate], &["version", "--endpoints=d:4"]), ["d:4"]);
+        assert_eq!(endpoints(&[etcdctl], &["--endpoints", "d:4", "version"]), ["d:4"]);
     }
 }

@@ -81,7 +81,7 @@ pub struct GlobalOptions {
     pub cert: Option<String>,
 
     /// Key of the client's certificate (not there yet)
-    #[arg(id = "tls_key", long, global = true, value_name = "FILE", hide_short_help = true)]
+    #[arg(id = "tls_key", long = "key", global = true, value_name = "FILE", hide_short_help = true)]
     pub key: Option<String>,
 
     /// Certificates that may sign the server's (not there yet)

@@ -129,8 +129,8 @@ pub fn line(text: impl std::fmt::Display) -> Result<(), Failure> {
     write(format!("{text}\n").as_bytes(), io::stdout().lock())
 }
 
-/// Whoever closes the other end of the pipe has read enough, so that is not worth a message.
-fn write(bytes: &[u8], mut stream: impl io::Write) -> Result<(), Failure> {
+/// Writes to a stream. Whoever closes the other end of a pipe has read enough, so that is not worth a message.
+pub fn write(bytes: &[u8], mut stream: impl io::Write) -> Result<(), Failure> {
     stream.write_all(bytes).and_then(|()| stream.flush()).map_err(|error| match error.kind() {
         io::ErrorKind::BrokenPipe => Failure::silent(Exit::Error),
         _ => Failure::new(Exit::Error, format!("cannot write the output: {error}")),

@@ -41,8 +41,8 @@ pub fn etcdctl() -> Option<(String, (u32, u32))> {
     let text = String::from_utf8(output.stdout).ok()?;
     let mut numbers = text.lines().next()?.rsplit(' ').next()?.split('.').map(str::parse);
     let version = (numbers.next()?.ok()?, numbers.next()?.ok()?);
-    if version < (3, 5) {
-        println!("skipped: needs etcd 3.5 or later");
+    if version < (3, 4) {
+        println!("skipped: needs etcd 3.4 or later");
         return None;
     }
     Some((path, version))
