@@ -235,3 +235,83 @@ impl GroupState {
         Some(state)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quorate_core::{Change, LeaseId};
+    use std::fmt::Write;
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().fold(String::new(), |mut text, byte| {
+            write!(text, "{byte:02x}").expect("a string takes it");
+            text
+        })
+    }
+
+    fn record() -> Record {
+        Record {
+            rev: Rev::new(Revision::new(300), 1),
+            key: "k".into(),
+            change: Change::Put {
+                create_revision: Revision::new(2),
+                version: 3,
+                lease: LeaseId::new(7),
+                value: "v".into(),
+            },
+            replaces: Some(Rev::new(Revision::new(5), 0)),
+        }
+    }
+
+    fn state() -> GroupState {
+        GroupState {
+            generation: 1,
+            generation_next: 2,
+            applied: Applied { term: 3, index: 4 },
+            revision: Revision::new(5),
+            compacted: Revision::new(6),
+            compaction: CompactionState {
+                done: Revision::new(7),
+                target: Revision::new(8),
+                next: Rev::new(Revision::new(9), 10),
+            },
+            checkpoint: Revision::new(11),
+            index: Census { rows: 12, digest: 13 },
+            system: Census { rows: 14, digest: 15 },
+            membership: "m".into(),
+        }
+    }
+
+    /// What was written must be read for ever: a change of these bytes needs a new [`FORMAT_VERSION`].
+    #[test]
+    fn rows_have_these_bytes() {
+        assert_eq!(hex(&seal(b"key", b"content")), "d4455d8d636f6e74656e74");
+        assert_eq!(hex(&encode_record(&record(), true)), "0102ac02010500016b0203070176");
+        assert_eq!(
+            hex(&encode_history(&[Version::of(&record())])),
+            "012c0100000000000001000000020000000000000003000000000000000700000000000000"
+        );
+        assert_eq!(
+            hex(&state().encode()),
+            "010000000200000003000000000000000400000000000000050000000000000006000000000000000700000000000000080000000000000009000000000000000a0000000b000000000000000c000000000000000d000000000000000e000000000000000f00000000000000010000006d"
+        );
+        let mut census = Census::default();
+        census.add(b"key");
+        assert_eq!(census, Census { rows: 1, digest: 0xb1203f9e7a2aea06 });
+    }
+
+    #[test]
+    fn rows_read_back_and_a_flip_anywhere_is_found() {
+        let row = seal(b"key", &state().encode());
+        assert_eq!(GroupState::decode(b"key", &row).expect("it decodes"), state());
+        for bit in 0..row.len() * 8 {
+            let mut flipped = row.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert!(GroupState::decode(b"key", &flipped).is_err());
+        }
+        let row = Bytes::from(seal(b"key", &encode_record(&record(), true)));
+        assert_eq!(decode_record(b"key", record().rev, &row).expect("it decodes"), (record(), true));
+        assert!(decode_record(b"another", record().rev, &row).is_err());
+        assert!(decode_record(b"key", Rev::default(), &row).is_err());
+    }
+}

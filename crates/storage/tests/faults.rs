@@ -285,6 +285,7 @@ fn flip_bits(kind: EngineKind, flips: usize) {
             Verdict::Harmless => {}
         }
     }
+    println!("{kind:?}: {detected} of {flips} flips detected, the others harmless");
     assert!(detected > flips / 20, "only {detected} of {flips} flips were detected: did they meet the data at all?");
 }
 

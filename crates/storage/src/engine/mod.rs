@@ -93,6 +93,11 @@ impl Batch {
         self.operations.is_empty()
     }
 
+    /// Deletes in it.
+    fn deletes(&self) -> usize {
+        self.deletes
+    }
+
     /// Whether it is there to free space.
     fn mostly_deletes(&self) -> bool {
         self.deletes * 2 > self.operations.len()

@@ -28,6 +28,8 @@ const LEAF_FANOUT: usize = 16;
 const FLUSH_EVERY_MS: usize = 1 << 40;
 /// Bytes written before the handle is recycled, whatever the cache size.
 const RECYCLE_BYTES_MIN: usize = 32 << 20;
+/// What a delete counts for: it is small, but the leaf that it touches stays in memory, and it is seldom the same one.
+const DELETE_BYTES: usize = 1 << 10;
 /// How often, and how long apart, a recycled database is tried again: threads that sled leaves behind may hold the lock a
 /// little longer.
 const REOPEN_TRIES: u32 = 200;
@@ -42,7 +44,7 @@ pub struct SledEngine {
     config: EngineConfig,
     /// Shared by every call; exclusive while the handle is recycled. `None` if reopening failed.
     handle: RwLock<Option<Handle>>,
-    /// Bytes written through the present handle.
+    /// Bytes written through the present handle, and what deletes count for.
     written_bytes: AtomicUsize,
     /// Whether a write or flush has failed.
     failed: AtomicBool,
@@ -182,7 +184,8 @@ impl Engine for SledEngine {
             }
         }
         self.change(|tree| tree.apply_batch(writes))?;
-        let written = self.written_bytes.fetch_add(batch.bytes(), Ordering::Relaxed) + batch.bytes();
+        let held = batch.bytes() + batch.deletes() * DELETE_BYTES;
+        let written = self.written_bytes.fetch_add(held, Ordering::Relaxed) + held;
         if written >= self.recycle_bytes() { self.recycle() } else { Ok(()) }
     }
 
