@@ -55,7 +55,7 @@ fn write_and_read_back(kind: EngineKind, data_bytes: usize, resident_bytes_max: 
     let written = peak;
     let view = store.view();
     // Far apart, so that neither cache helps.
-    for n in 0..records / 3 {
+    for n in 0..records / 12 {
         let i = n * 131 % records;
         let record = view.record(Rev::new(Revision::new(i + 2), 0)).unwrap();
         assert_eq!(record.key_value().unwrap().value, value(&key(i), i, VALUE_BYTES));
@@ -79,5 +79,5 @@ fn redb_stays_within_its_bound() {
 #[test]
 fn sled_stays_within_its_bound() {
     // Between two recycles it holds what was written: 32 MiB, and what it costs to have that in leaves.
-    write_and_read_back(EngineKind::Sled, 128 << 20, 110 << 20);
+    write_and_read_back(EngineKind::Sled, 96 << 20, 110 << 20);
 }
