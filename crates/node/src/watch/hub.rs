@@ -101,6 +101,9 @@ pub(super) type Token = u64;
 /// How many watchers come or go under one hold of the hub's lock, so that publishing does not wait for thousands.
 pub(super) const WATCHERS_PER_LOCK: usize = 256;
 
+/// Room that is kept for the matches of a batch, so that one huge batch does not cost memory for ever.
+const MATCHES_KEPT: usize = 4096;
+
 /// The hub, as streams see it.
 pub(super) struct Shared {
     state: Mutex<State>,
@@ -167,6 +170,7 @@ impl Shared {
         watchers: &[(i64, Arc<WatchCreate>)],
     ) -> Option<Vec<Token>> {
         let mut state = self.state.lock();
+        // INVARIANT(watch-no-gap): a watcher goes live exactly at the next revision to be published.
         if state.published.next() != next_revision {
             return None;
         }
@@ -224,8 +228,10 @@ impl State {
         }
     }
 
-    /// Puts each record into the queues of those who want it. A watcher gets all of the batch at once: its stream must
-    /// never see half a revision.
+    /// Puts each record into the queues of those who want it.
+    ///
+    /// INVARIANT(watch-atomic): a watcher gets all of the batch at once, because its stream must never see half a
+    /// revision.
     fn fan_out(&mut self, records: &[Record]) {
         let Self { index, live, matches, .. } = self;
         for (place, record) in records.iter().enumerate() {
@@ -258,6 +264,7 @@ impl State {
             }
         }
         matches.clear();
+        matches.shrink_to(MATCHES_KEPT);
         overflowed.into_iter().for_each(|token| self.forget(token));
     }
 

@@ -38,7 +38,9 @@ impl WatchControl {
     }
 
     /// Waits until the stream has room for a request. Whoever takes requests from a client waits here before each, so
-    /// that a client that does not read its answers is not read from. Returns at once when the stream has ended.
+    /// that a client that does not read its answers is not read from. Returns at once when the stream has ended. The
+    /// task that calls [`WatchStream::next`](super::WatchStream::next) must not wait here, but may ask: `next` makes the
+    /// room.
     pub async fn ready(&self) {
         loop {
             let room = self.inbox.room.notified();

@@ -60,7 +60,7 @@ pub use inbox::WatchControl;
 pub use stream::WatchStream;
 
 use crate::Error;
-use quorate_core::{Record, Rev, Revision};
+use quorate_core::{Record, Revision};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
@@ -75,15 +75,17 @@ pub trait History: Send + Sync + 'static {
     /// Visits all records of the revisions `from..=to`, in order, until `visit` breaks.
     ///
     /// # Errors
-    /// Disk or corruption. The stream that reads ends.
+    /// [`Rejection::Compacted`](quorate_core::Rejection::Compacted) if `from` was compacted just before: then
+    /// [`compacted`](Self::compacted) says so, too. Else disk or corruption: the stream that reads ends.
     fn scan(&self, from: Revision, to: Revision, visit: &mut dyn FnMut(Record) -> ControlFlow<()>)
     -> Result<(), Error>;
 
-    /// The record that `rev` names; `None` if compaction took it.
+    /// What `record` replaced, as of the revision before it; `None` if it replaced nothing, or if that revision was
+    /// compacted.
     ///
     /// # Errors
     /// Disk or corruption. The stream that reads ends.
-    fn previous(&self, rev: Rev) -> Result<Option<Record>, Error>;
+    fn previous(&self, record: &Record) -> Result<Option<Record>, Error>;
 }
 
 /// Given the progress interval, what to add to it, so that streams do not all speak at once.

@@ -8,6 +8,9 @@ use std::sync::Arc;
 /// What an event costs beside its key and value.
 const EVENT_BYTES: usize = size_of::<Record>();
 
+/// Room that an empty queue keeps: most watchers are idle most of the time, and there are many.
+const IDLE_EVENTS_ROOM: usize = 16;
+
 /// What one event counts for in every bound on bytes.
 pub(super) fn event_bytes(record: &Record) -> usize {
     EVENT_BYTES + record.payload_bytes()
@@ -57,6 +60,9 @@ impl Queue {
         let mut size = MessageSize::new(options);
         let count = self.events.iter().take_while(|record| size.add(record)).count();
         let taken: Vec<_> = self.events.drain(..count).collect();
+        if self.events.is_empty() {
+            self.events.shrink_to(IDLE_EVENTS_ROOM);
+        }
         let bytes = taken.iter().map(|record| event_bytes(record)).sum();
         self.bytes -= bytes;
         self.figures.pending_sub(taken.len(), bytes);

@@ -7,7 +7,7 @@ use super::index::Index;
 use super::queue::{MessageSize, event_bytes};
 use super::{WatchCreate, WatchEvent, WatchMessage};
 use crate::Error;
-use quorate_core::{KeyValue, Record, Revision};
+use quorate_core::{Record, Rejection, Revision};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -266,7 +266,11 @@ impl WatchStream {
         self.progress_due = 0;
         self.cancel_compacted();
         let Some((from, _)) = self.behind.first().copied() else { return Ok(()) };
-        let chunk = self.read_chunk(from, self.hub.published())?;
+        let chunk = match self.read_chunk(from, self.hub.published()) {
+            // Compaction came in between: the next step cancels whom it has overtaken.
+            Err(Error::Rejected(Rejection::Compacted)) if self.hub.history.compacted() > from => return Ok(()),
+            chunk => chunk?,
+        };
         // Compaction may have run through the chunk while it was read. It moves the bound before it deletes, so whoever
         // needs nothing below the bound now has missed nothing.
         self.cancel_compacted();
@@ -361,6 +365,8 @@ impl WatchStream {
     }
 
     /// Answers the progress requests that are due, if it is true that nothing of the published revision waits.
+    ///
+    /// INVARIANT(watch-bookmark): progress is said only of a revision of which nothing waits, in the queues or before them.
     fn answer_progress(&mut self) {
         debug_assert!(self.behind.is_empty(), "history comes before answers");
         let (revision, pending) = self.hub.published_and_pending(&self.inbox);
@@ -414,21 +420,12 @@ impl WatchStream {
         }
         let mut events = Vec::with_capacity(records.len());
         for record in records {
-            let prev_kv = if prev_kv { self.previous(&record)? } else { None };
+            let previous = if prev_kv { self.hub.history.previous(&record)? } else { None };
+            let prev_kv = previous.and_then(|previous| previous.key_value());
             events.push(WatchEvent { record: Arc::unwrap_or_clone(record), prev_kv });
         }
         self.hub.figures.delivered(events.len());
         Ok(WatchMessage::Events { watch_id, revision, events })
-    }
-
-    /// What was there at the revision before the record's; nothing if that revision was compacted.
-    fn previous(&self, record: &Record) -> Result<Option<KeyValue>, Error> {
-        match record.replaces {
-            Some(replaced) if record.rev.main > self.hub.history.compacted() => {
-                Ok(self.hub.history.previous(replaced)?.and_then(|record| record.key_value()))
-            }
-            Some(_) | None => Ok(None),
-        }
     }
 }
 

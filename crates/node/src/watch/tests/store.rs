@@ -4,7 +4,7 @@ use super::super::{History, WatchHub};
 use crate::Error;
 use bytes::Bytes;
 use parking_lot::Mutex;
-use quorate_core::{Change, KeyMeta, LeaseId, Record, Rev, Revision};
+use quorate_core::{Change, KeyMeta, LeaseId, Record, Rejection, Rev, Revision};
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::ControlFlow;
 use std::sync::OnceLock;
@@ -187,6 +187,11 @@ impl History for Store {
         to: Revision,
         visit: &mut dyn FnMut(Record) -> ControlFlow<()>,
     ) -> Result<(), Error> {
+        // A real store may be compacted between the look at the bound and the scan.
+        self.run_race();
+        if from < self.compacted() {
+            return Err(Error::Rejected(Rejection::Compacted));
+        }
         let mut next = Rev::new(from, 0);
         loop {
             // The lock is not held while a record is visited: the store moves on under a scan, as a real one does.
@@ -208,7 +213,9 @@ impl History for Store {
         Ok(())
     }
 
-    fn previous(&self, rev: Rev) -> Result<Option<Record>, Error> {
-        Ok(self.state.lock().kept.get(&rev).cloned())
+    fn previous(&self, record: &Record) -> Result<Option<Record>, Error> {
+        let state = self.state.lock();
+        let is_readable = record.rev.main > state.compacted;
+        Ok(record.replaces.filter(|_| is_readable).map(|rev| state.kept[&rev].clone()))
     }
 }
