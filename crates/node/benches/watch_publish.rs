@@ -26,7 +26,7 @@ impl History for NoHistory {
         Err(Error::Fatal("a watcher was too slow: the bench does not measure what it says".into()))
     }
 
-    fn previous(&self, _: &Record) -> Result<Option<Record>, Error> {
+    fn previous(&self, _: Rev) -> Result<Option<Record>, Error> {
         Ok(None)
     }
 }

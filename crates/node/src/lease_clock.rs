@@ -83,10 +83,13 @@ impl LeaseClock {
         self.leading = None;
     }
 
-    /// A lease was granted: the log says so.
+    /// The replicated lease is like this now. One that is not known was granted, and starts; one that is known had a
+    /// checkpoint applied (no id is granted again before it is revoked): see [`checkpointed`](Self::checkpointed).
     pub fn grant(&mut self, now: Duration, lease: Lease) {
-        if let Some(leading) = &mut self.leading {
-            leading.stop(lease.id);
+        let Some(leading) = &mut self.leading else { return };
+        if leading.leases.contains_key(&lease.id) {
+            self.checkpointed(now, lease.id, lease.remaining_ttl_seconds);
+        } else {
             leading.start(now, lease);
         }
     }

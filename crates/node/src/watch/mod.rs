@@ -60,7 +60,7 @@ pub use inbox::WatchControl;
 pub use stream::WatchStream;
 
 use crate::Error;
-use quorate_core::{Record, Revision};
+use quorate_core::{Record, Rev, Revision};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
@@ -80,12 +80,11 @@ pub trait History: Send + Sync + 'static {
     fn scan(&self, from: Revision, to: Revision, visit: &mut dyn FnMut(Record) -> ControlFlow<()>)
     -> Result<(), Error>;
 
-    /// What `record` replaced, as of the revision before it; `None` if it replaced nothing, or if that revision was
-    /// compacted.
+    /// The record that `rev` names; `None` if compaction took it.
     ///
     /// # Errors
     /// Disk or corruption. The stream that reads ends.
-    fn previous(&self, record: &Record) -> Result<Option<Record>, Error>;
+    fn previous(&self, rev: Rev) -> Result<Option<Record>, Error>;
 }
 
 /// Given the progress interval, what to add to it, so that streams do not all speak at once.

@@ -7,7 +7,7 @@ use super::index::Index;
 use super::queue::{MessageSize, event_bytes};
 use super::{WatchCreate, WatchEvent, WatchMessage};
 use crate::Error;
-use quorate_core::{Record, Rejection, Revision};
+use quorate_core::{KeyValue, Record, Rejection, Revision};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -420,12 +420,21 @@ impl WatchStream {
         }
         let mut events = Vec::with_capacity(records.len());
         for record in records {
-            let previous = if prev_kv { self.hub.history.previous(&record)? } else { None };
-            let prev_kv = previous.and_then(|previous| previous.key_value());
+            let prev_kv = if prev_kv { self.previous(&record)? } else { None };
             events.push(WatchEvent { record: Arc::unwrap_or_clone(record), prev_kv });
         }
         self.hub.figures.delivered(events.len());
         Ok(WatchMessage::Events { watch_id, revision, events })
+    }
+
+    /// What was there at the revision before the record's; nothing if that revision was compacted.
+    fn previous(&self, record: &Record) -> Result<Option<KeyValue>, Error> {
+        match record.replaces {
+            Some(replaced) if record.rev.main > self.hub.history.compacted() => {
+                Ok(self.hub.history.previous(replaced)?.and_then(|record| record.key_value()))
+            }
+            Some(_) | None => Ok(None),
+        }
     }
 }
 

@@ -213,9 +213,7 @@ impl History for Store {
         Ok(())
     }
 
-    fn previous(&self, record: &Record) -> Result<Option<Record>, Error> {
-        let state = self.state.lock();
-        let is_readable = record.rev.main > state.compacted;
-        Ok(record.replaces.filter(|_| is_readable).map(|rev| state.kept[&rev].clone()))
+    fn previous(&self, rev: Rev) -> Result<Option<Record>, Error> {
+        Ok(self.state.lock().kept.get(&rev).cloned())
     }
 }
