@@ -245,7 +245,11 @@ fn txn_bytes(txn: &quorate_core::Txn) -> usize {
 struct StoreHistory(Arc<Store>);
 
 fn storage_error(error: quorate_storage::StorageError) -> Error {
-    Error::Fatal(error.to_string())
+    match error {
+        // Compaction overtook the reader: its watchers are canceled, the stream goes on.
+        quorate_storage::StorageError::Rejected(rejection) => Error::Rejected(rejection),
+        error => Error::Fatal(error.to_string()),
+    }
 }
 
 impl History for StoreHistory {
