@@ -63,7 +63,8 @@ fn first_u64(hash: Sha1) -> u64 {
     digest[..8].iter().fold(0, |id, byte| (id << 8) | u64::from(*byte))
 }
 
-/// Reads the identity of the data directory, or makes one. `true`: it was made now.
+/// Reads the identity of the data directory, or makes one. `true`: it was made now, and has to be kept with [`keep`] once
+/// the log is there.
 pub(crate) async fn identity(config: &Config, env: &dyn Env) -> Result<(DataIdentity, bool), Error> {
     let disk = env.disk();
     let path = config.data_dir.join(IDENTITY_FILE);
@@ -85,8 +86,26 @@ pub(crate) async fn identity(config: &Config, env: &dyn Env) -> Result<(DataIden
         InitialClusterState::New => found(config, env).await?,
         InitialClusterState::Existing => join(config, env).await?,
     };
-    write(disk.as_ref(), &config.data_dir, &path, &identity)?;
     Ok((identity, true))
+}
+
+/// Makes an identity that was found now durable: from here on the directory is this member's.
+pub(crate) fn keep(config: &Config, env: &dyn Env, identity: &DataIdentity) -> Result<(), Error> {
+    write(env.disk().as_ref(), &config.data_dir, &config.data_dir.join(IDENTITY_FILE), identity)
+}
+
+/// A member that has an identity has a log. Without it, it could vote a second time in one term, and would have lost what it
+/// acknowledged.
+pub(crate) fn refuse_lost_log(env: &dyn Env, wal_dir: &Path) -> Result<(), Error> {
+    match env.disk().list(wal_dir) {
+        Ok(names) if !names.is_empty() => Ok(()),
+        Ok(_) | Err(_) => Err(Error::Fatal(format!(
+            "{}: the write-ahead log is gone, and what it held that no other file holds is lost: bring the directory back, or \
+             remove the member (`quorate member remove`), add it again (`quorate member add`), and start it with an empty \
+             data directory and --initial-cluster-state existing",
+            wal_dir.display()
+        ))),
+    }
 }
 
 /// A data directory with etcd's files in it is not ours to write to.

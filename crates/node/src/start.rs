@@ -13,6 +13,7 @@ use quorate_core::{Command, GroupId, MemberAttributes, MemberId};
 use quorate_proto::peer_v1 as pb;
 use quorate_storage::{EngineConfig, Store, StoreConfig, open_engine};
 use quorate_wal::{Wal, WalOptions};
+use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
@@ -23,6 +24,9 @@ const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Or earlier, after so much.
 const FLUSH_BYTES: usize = 32 << 20;
+
+/// Log entries that are kept in memory for members that lag a little.
+const WAL_CACHE_BYTES: u64 = 16 << 20;
 
 /// How long a clean shutdown waits for another member to take over leadership.
 const TRANSFER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -46,7 +50,14 @@ pub(crate) async fn start(config: Config, env: Arc<dyn Env>) -> Result<Arc<Runni
     check(&config)?;
     let lock = take_directory(&config, env.as_ref())?;
     let (identity, fresh) = bootstrap::identity(&config, env.as_ref()).await?;
-    let wal = open_wal(&config, &identity, &env)?;
+    let wal_dir = config.wal_dir.clone().unwrap_or_else(|| config.data_dir.join("wal"));
+    if !fresh {
+        bootstrap::refuse_lost_log(env.as_ref(), &wal_dir)?;
+    }
+    let wal = open_wal(&config, wal_dir, &identity, &env)?;
+    if fresh {
+        bootstrap::keep(&config, env.as_ref(), &identity)?;
+    }
     let store = open_store(&config)?;
     let stopped = watch::Sender::new(None);
     let peers = Peers::new(
@@ -62,7 +73,7 @@ pub(crate) async fn start(config: Config, env: Arc<dyn Env>) -> Result<Arc<Runni
             .map_err(Error::Fatal)?;
     let upkeep_stop = Arc::new(Notify::new());
     let (done, upkeep_done) = watch::channel(false);
-    let upkeep = Upkeep::new(&group, upkeep_options(&config), upkeep_stop.clone());
+    let upkeep = Upkeep::new(&group, wal.clone(), upkeep_options(&config), upkeep_stop.clone());
     env.spawn_dedicated(
         "quorate-upkeep",
         Box::pin(async move {
@@ -169,11 +180,11 @@ fn take_directory(config: &Config, env: &dyn Env) -> Result<Box<dyn Send + Sync>
     })
 }
 
-fn open_wal(config: &Config, identity: &DataIdentity, env: &Arc<dyn Env>) -> Result<Wal, Error> {
-    let dir = config.wal_dir.clone().unwrap_or_else(|| config.data_dir.join("wal"));
+fn open_wal(config: &Config, dir: PathBuf, identity: &DataIdentity, env: &Arc<dyn Env>) -> Result<Wal, Error> {
     let clock = env.clone();
     let options = WalOptions {
         segment_bytes: config.wal_segment_bytes,
+        cache_bytes: WAL_CACHE_BYTES,
         no_fsync: config.unsafe_no_fsync,
         node_nonce: identity.data_dir_id,
         clock: Some(Arc::new(move || clock.monotonic())),

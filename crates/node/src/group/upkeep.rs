@@ -4,7 +4,9 @@
 use super::{Group, GroupState};
 use crate::Error;
 use crate::raft::last_of;
+use quorate_core::{Alarm, AlarmKind, Command};
 use quorate_storage::{Progress, StorageError, Store};
+use quorate_wal::Wal;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -15,6 +17,12 @@ const DRAIN_BYTES: usize = 4 << 20;
 
 /// Keys of the index that one checkpoint step writes.
 const CHECKPOINT_KEYS: usize = 2000;
+
+/// Checkpoint steps between two flushes.
+const CHECKPOINT_STEPS_MAX: usize = 32;
+
+/// Pause before a full disk is tried again.
+const FULL_DISK_PAUSE: Duration = Duration::from_millis(500);
 
 /// How long the drain waits for more, so that batches are large, while there is room in the tail.
 const DRAIN_PAUSE: Duration = Duration::from_millis(50);
@@ -39,11 +47,18 @@ pub(crate) struct Upkeep {
     unflushed_bytes: usize,
     dirty: bool,
     next_compaction: Instant,
+    wal: Wal,
+    /// Where tasks of the node run; the upkeep itself has a thread of its own.
+    handle: tokio::runtime::Handle,
+    /// Whether the engine had no room at the last attempt.
+    engine_full: bool,
+    /// Whether this member has raised NOSPACE because the disk of the log is full.
+    space_alarm: bool,
     stop: Arc<Notify>,
 }
 
 impl Upkeep {
-    pub(crate) fn new(group: &Arc<Group>, options: UpkeepOptions, stop: Arc<Notify>) -> Self {
+    pub(crate) fn new(group: &Arc<Group>, wal: Wal, options: UpkeepOptions, stop: Arc<Notify>) -> Self {
         let now = Instant::now();
         Self {
             group: Arc::downgrade(group),
@@ -54,6 +69,10 @@ impl Upkeep {
             unflushed_bytes: 0,
             dirty: false,
             next_compaction: now,
+            wal,
+            handle: tokio::runtime::Handle::current(),
+            engine_full: false,
+            space_alarm: false,
             stop,
         }
     }
@@ -73,6 +92,18 @@ impl Upkeep {
                 () = tokio::time::sleep(self.pause()) => false,
             };
             let result = if stopping { self.flush().map(|_| ()) } else { self.step().await };
+            if let Err(error) = &result
+                && disk_is_full(error)
+                && !stopping
+            {
+                // Nothing is lost: what the engine did not take stays in the tail and in the log.
+                tracing::error!(%error, "the disk is full: what was written waits for room");
+                self.engine_full = true;
+                self.watch_space();
+                tokio::time::sleep(FULL_DISK_PAUSE).await;
+                continue;
+            }
+            self.engine_full = false;
             if let Err(error) = result {
                 self.state.fail(Error::Fatal(error.to_string()));
                 // Apply may wait for room that never comes: let it find the failure.
@@ -105,13 +136,54 @@ impl Upkeep {
             && (self.last_flush.elapsed() >= self.options.flush_interval
                 || self.unflushed_bytes >= self.options.flush_bytes)
         {
-            self.store.checkpoint_step(CHECKPOINT_KEYS)?;
+            self.checkpoint()?;
             let durable = self.flush()?;
             self.purge_log(durable).await;
             self.state.waiters.sweep(Instant::now());
         }
         if Instant::now() >= self.next_compaction {
             self.compact()?;
+        }
+        self.watch_space();
+        Ok(())
+    }
+
+    /// A full disk stops writes with the NOSPACE alarm, before the log itself has no room left; the alarm goes when there is
+    /// room again.
+    fn watch_space(&mut self) {
+        let log_full = self.wal.metrics().short_of_space;
+        if log_full {
+            self.wal.retry_space();
+        }
+        let short = log_full || self.engine_full;
+        if short == self.space_alarm {
+            return;
+        }
+        let Some(group) = self.group.upgrade() else { return };
+        let alarm = Alarm { member: self.state.member, kind: AlarmKind::NoSpace };
+        let command = if short { Command::AlarmActivate(alarm) } else { Command::AlarmDeactivate(alarm) };
+        if short {
+            tracing::error!(
+                "a disk of this member is full: writes are refused (NOSPACE) until there is room"
+            );
+        }
+        self.space_alarm = short;
+        let handle = self.handle.clone();
+        handle.spawn(async move {
+            if let Err(error) = group.write(command).await {
+                tracing::warn!(%error, "cannot tell the cluster about the space on this disk");
+            }
+        });
+    }
+
+    /// At leisure while little waits; faster the more does, so that a restart never has much to read.
+    fn checkpoint(&self) -> Result<(), StorageError> {
+        let waiting = self.store.metrics().checkpoint_keys as usize;
+        let steps = (waiting / CHECKPOINT_KEYS / 8).clamp(1, CHECKPOINT_STEPS_MAX);
+        for _ in 0..steps {
+            if self.store.checkpoint_step(CHECKPOINT_KEYS)? == Progress::Idle {
+                break;
+            }
         }
         Ok(())
     }
@@ -142,4 +214,8 @@ impl Upkeep {
         self.next_compaction = Instant::now() + pause;
         Ok(())
     }
+}
+
+fn disk_is_full(error: &StorageError) -> bool {
+    matches!(error, StorageError::Engine(error) if error.is_disk_full())
 }
