@@ -133,7 +133,7 @@ fn refuse_url_in_use(members: &[Member], urls: &[String], except: Option<u64>) -
 fn may_add_voter(members: &[Member]) -> bool {
     let (voters, started) = count(members, None);
     // A cluster of one may grow: there is no other way to two.
-    (voters == 1 && started == 1) || started > (voters + 1) / 2
+    (voters == 1 && started == 1) || started > voters.div_ceil(2)
 }
 
 /// Likewise, with one voter less.
@@ -218,7 +218,7 @@ mod tests {
             [(1, 0, true), (2, 0, true), (3, 0, true), (3, 1, true), (1, 1, false), (2, 1, false), (2, 2, false)]
         {
             let voters = started + unstarted + 1;
-            let etcd = (started == 1 && voters == 2) || started >= voters / 2 + 1;
+            let etcd = (started == 1 && voters == 2) || started > voters / 2;
             assert_eq!(etcd, expected, "the table itself, {started} {unstarted}");
             assert_eq!(may_add_voter(&members(started, unstarted)), expected, "{started} started, {unstarted} not");
         }

@@ -24,10 +24,18 @@ pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for T {}
 
+/// A stream that a peer opened.
+pub struct Accepted {
+    /// The stream.
+    pub stream: Box<dyn ByteStream>,
+    /// Who dialled, for logs.
+    pub from: String,
+}
+
 /// Accepts byte streams from peers.
 pub trait Listener: Send {
-    /// The next stream, and who dialled, for logs. Cancel-safe.
-    fn accept(&mut self) -> Pin<Box<dyn Future<Output = io::Result<(Box<dyn ByteStream>, String)>> + Send + '_>>;
+    /// The next stream. Cancel-safe.
+    fn accept(&mut self) -> Pin<Box<dyn Future<Output = io::Result<Accepted>> + Send + '_>>;
 }
 
 /// The outside of a node.

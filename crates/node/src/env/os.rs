@@ -1,6 +1,6 @@
 //! The real outside: the operating system.
 
-use super::{BoxFuture, ByteStream, Env, Listener};
+use super::{Accepted, BoxFuture, ByteStream, Env, Listener};
 use fs4::fs_std::FileExt;
 use quorate_wal::{Disk, OsDisk};
 use std::fs::OpenOptions;
@@ -95,11 +95,11 @@ impl Env for OsEnv {
 struct Tcp(TcpListener);
 
 impl Listener for Tcp {
-    fn accept(&mut self) -> Pin<Box<dyn Future<Output = io::Result<(Box<dyn ByteStream>, String)>> + Send + '_>> {
+    fn accept(&mut self) -> Pin<Box<dyn Future<Output = io::Result<Accepted>> + Send + '_>> {
         Box::pin(async move {
             let (stream, from) = self.0.accept().await?;
             stream.set_nodelay(true)?;
-            Ok((Box::new(stream) as Box<dyn ByteStream>, from.to_string()))
+            Ok(Accepted { stream: Box::new(stream), from: from.to_string() })
         })
     }
 }

@@ -88,9 +88,11 @@ impl Group {
             }
         };
         if let Some(id) = renewed_checkpoint {
-            // The next leader must not take the old checkpoint for what is left.
+            // The next leader must not take the old checkpoint for what is left: answer only when it is gone.
             let term = self.role().term;
-            self.propose_as_leader(term, &[Command::LeaseCheckpoint { remaining: vec![(id, 0)] }]).await;
+            if !self.propose_as_leader(term, &[Command::LeaseCheckpoint { remaining: vec![(id, 0)] }]).await {
+                return None;
+            }
         }
         Some(answer)
     }
@@ -170,7 +172,7 @@ impl Driver {
         if leads && self.running != Some(role.term) {
             let now = self.state.now();
             let mut clock = self.state.leases.lock();
-            clock.become_leader(now, self.state.store.leases().into_iter());
+            clock.become_leader(now, self.state.store.leases());
             self.running = Some(role.term);
         } else if !leads && self.running.is_some() {
             self.state.leases.lock().resign();

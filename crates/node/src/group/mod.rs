@@ -167,8 +167,9 @@ impl Group {
         result.await.unwrap_or(Err(ProposeError::Unknown))
     }
 
-    /// Proposes commands of this member as leader of `term`, and in no other term. Nobody waits for the replies.
-    pub(crate) async fn propose_as_leader(&self, term: u64, commands: &[Command]) {
+    /// Proposes commands of this member as leader of `term`, and in no other term. Nobody waits for the replies. Returns
+    /// whether they were applied here.
+    pub(crate) async fn propose_as_leader(&self, term: u64, commands: &[Command]) -> bool {
         let first_seq = self.state.waiters.reserve(commands.len());
         let mut encoder = quorate_core::codec::BatchEncoder::new(self.state.member, first_seq);
         for command in commands {
@@ -181,7 +182,7 @@ impl Group {
             let _ = done.send(outcome);
         };
         self.raft.propose(entry_body(&entry), term, report).await;
-        let _ = tokio::time::timeout(self.options.write_timeout, result).await;
+        matches!(tokio::time::timeout(self.options.write_timeout, result).await, Ok(Ok(Ok(()))))
     }
 
     /// Up to where the log may go, given what is durable in the engine: about half of `keep_bytes` stays for members that lag,

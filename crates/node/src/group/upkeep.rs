@@ -163,9 +163,7 @@ impl Upkeep {
         let alarm = Alarm { member: self.state.member, kind: AlarmKind::NoSpace };
         let command = if short { Command::AlarmActivate(alarm) } else { Command::AlarmDeactivate(alarm) };
         if short {
-            tracing::error!(
-                "a disk of this member is full: writes are refused (NOSPACE) until there is room"
-            );
+            tracing::error!("a disk of this member is full: writes are refused (NOSPACE) until there is room");
         }
         self.space_alarm = short;
         let handle = self.handle.clone();

@@ -1,7 +1,7 @@
 //! The accepting side: introduces peers, hands their requests to the node, writes the responses.
 
 use super::frame::{self, FrameReader};
-use crate::env::{ByteStream, Listener};
+use crate::env::{Accepted, ByteStream, Listener};
 use bytes::BytesMut;
 use pb::request::Kind as Ask;
 use pb::response::Kind as Answer;
@@ -59,7 +59,7 @@ pub(crate) async fn serve<S: PeerService>(mut listener: Box<dyn Listener>, servi
             accepted = listener.accept() => accepted,
             Some(_) = connections.join_next() => continue,
         };
-        let (stream, from) = match accepted {
+        let Accepted { stream, from } = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a peer");
