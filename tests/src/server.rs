@@ -52,11 +52,6 @@ impl Server {
         command
     }
 
-    /// Whether the binary has a server in it.
-    pub fn serves(&self) -> bool {
-        self.knows("data-dir")
-    }
-
     /// Whether the server's help names a flag.
     pub fn knows(&self, flag: &str) -> bool {
         let output = self.command().arg("--help").stdin(Stdio::null()).output();
