@@ -292,7 +292,9 @@ fn raft_config(options: &RaftOptions) -> openraft::Config {
         quorum_loss_probe_interval: Some(election_ms * 4),
         // We take snapshots when the log has grown enough in bytes.
         snapshot_policy: SnapshotPolicy::Never,
-        max_in_snapshot_log_to_keep: 0,
+        // A snapshot is of what is applied, which is ahead of what the engine holds durably. So it must not drop any log by
+        // itself: after a crash the entries between the two would be missing. `purge` says how far the log may go.
+        max_in_snapshot_log_to_keep: u64::MAX,
         install_snapshot_timeout: 600_000,
         backoff: "50ms".into(),
         ..openraft::Config::default()
