@@ -212,7 +212,7 @@ impl Proposer {
             .propose(entry_body(&entry), term, move |result| {
                 drop(slot);
                 if result == Err(ProposeError::NotLeader) {
-                    for ready in own.into_iter().filter_map(|seq| state.waiters.unsent(seq)) {
+                    for ready in own.into_iter().filter_map(|seq| state.waiters.unsent(seq, term)) {
                         let _ = again.send(ready);
                     }
                 }
@@ -249,7 +249,7 @@ impl Proposer {
                     // `Waiters::term_applied`.
                     Ok(Ok(_) | Err(PeerError::Lost | PeerError::Timeout | PeerError::Failed(_))) | Err(_) => false,
                 };
-                if not_proposed && let Some(ready) = state.waiters.unsent(first_seq) {
+                if not_proposed && let Some(ready) = state.waiters.unsent(first_seq, term) {
                     unsent = true;
                     later.push(ready);
                 }

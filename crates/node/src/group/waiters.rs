@@ -88,10 +88,12 @@ impl Waiters {
         }
     }
 
-    /// The batch was certainly not proposed: it may be sent again.
-    pub(super) fn unsent(&self, first_seq: u64) -> Option<Ready> {
+    /// The batch that went out for `term` was certainly not proposed: it may be sent again. A refusal can come late, when
+    /// [`term_applied`](Self::term_applied) has settled the matter and the batch is on its way for a later term; then it
+    /// says nothing about that, and the batch must not go out a second time. INVARIANT(once).
+    pub(super) fn unsent(&self, first_seq: u64, term: u64) -> Option<Ready> {
         let mut inner = self.inner.lock();
-        let batch = inner.batches.get_mut(&first_seq)?;
+        let batch = inner.batches.get_mut(&first_seq).filter(|batch| batch.sent_in == Some(term))?;
         batch.sent_in = None;
         Some(Ready { first_seq, body: batch.body.clone() })
     }
@@ -155,5 +157,38 @@ impl Waiters {
     /// Commands under way.
     pub(super) fn pending(&self) -> usize {
         self.inner.lock().batches.values().map(|b| b.waiters.len()).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn registered(waiters: &Waiters) -> u64 {
+        let first_seq = waiters.reserve(1);
+        let ready = Ready { first_seq, body: Bytes::from_static(b"batch") };
+        waiters.register(&ready, Vec::new(), Instant::now());
+        first_seq
+    }
+
+    #[test]
+    fn a_refused_batch_goes_out_again() {
+        let waiters = Waiters::new(0);
+        let seq = registered(&waiters);
+        assert_eq!(waiters.mark_sent(seq, 2), Mark::Send);
+        assert!(waiters.unsent(seq, 2).is_some());
+        assert!(waiters.unsent(seq, 2).is_none(), "one refusal, one more attempt");
+    }
+
+    #[test]
+    fn a_late_refusal_does_not_send_a_batch_twice() {
+        let waiters = Waiters::new(0);
+        let seq = registered(&waiters);
+        // A paused leader: the batch waits in front of Raft while entries of the next term are applied.
+        assert_eq!(waiters.mark_sent(seq, 2), Mark::Send);
+        assert_eq!(waiters.term_applied(3).len(), 1);
+        assert!(waiters.unsent(seq, 2).is_none(), "it is taken up again already");
+        assert_eq!(waiters.mark_sent(seq, 3), Mark::Send);
+        assert!(waiters.unsent(seq, 2).is_none(), "it is on its way for the next term");
     }
 }
