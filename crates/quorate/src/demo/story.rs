@@ -47,8 +47,6 @@ pub enum Tone {
 struct Member {
     name: String,
     pid: Option<u32>,
-    /// Known from the first answer on; survives the process.
-    id: Option<u64>,
     /// The last answer, as long as the member answers.
     seen: Option<Seen>,
     silences: u32,
@@ -114,7 +112,7 @@ impl Story {
                 let member = &mut self.members[member];
                 // An answer may arrive after the end of the process that gave it.
                 if member.pid.is_some() {
-                    (member.id, member.seen, member.silences) = (Some(seen.id), Some(seen), 0);
+                    (member.seen, member.silences) = (Some(seen), 0);
                     if std::mem::take(&mut member.lost) {
                         lines.push((Tone::Good, format!("{} is back", member.name)));
                     }
@@ -157,13 +155,14 @@ impl Story {
         Some(line)
     }
 
-    /// The leader of the latest term that anyone speaks of, if it is there. Members that have not noticed yet speak of an
-    /// earlier one.
+    /// The leader of the latest term that anyone speaks of, if it says so too. Members that have not noticed yet speak of
+    /// one that is gone, or is back and no longer leads.
     fn current_leader(&self) -> Option<(usize, u64)> {
         let latest =
             self.members.iter().filter_map(|member| member.seen).max_by_key(|seen| (seen.term, seen.leader))?;
-        let leads = |member: &Member| member.seen.is_some() && member.id == Some(latest.leader);
-        self.members.iter().position(leads).map(|member| (member, latest.term))
+        let leads = |seen: Seen| seen.id == latest.leader && seen.leader == latest.leader;
+        let leader = self.members.iter().position(|member| member.seen.is_some_and(leads));
+        leader.map(|member| (member, latest.term))
     }
 }
 
@@ -226,6 +225,34 @@ mod tests {
                 silent 2
                 seen 2 0 2
                     Good: n2 is back
+                seen 2 3 3
+            "#]],
+        );
+    }
+
+    #[test]
+    fn a_leader_comes_back_before_the_others_notice() {
+        check(
+            "start 1; start 2; start 3; seen 2 2 2; seen 1 2 2; seen 3 2 2; end 2; start 2; seen 2 0 2; seen 3 2 2; \
+             seen 3 3 3; seen 2 3 3",
+            expect![[r#"
+                start 1
+                start 2
+                start 3
+                seen 2 2 2
+                    Good: n2 leads (term 2)
+                seen 1 2 2
+                seen 3 2 2
+                end 2
+                    Bad: n2 lost: killed by signal 9; it starts again in 3 s
+                    Bad: n2 no longer leads: there is no leader
+                start 2
+                    Plain: n2 started again, pid 100
+                seen 2 0 2
+                    Good: n2 is back
+                seen 3 2 2
+                seen 3 3 3
+                    Good: n3 leads instead of n2 (term 3)
                 seen 2 3 3
             "#]],
         );
