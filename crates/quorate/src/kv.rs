@@ -385,3 +385,31 @@ impl CompactionArgs {
         line(format_args!("compacted revision {revision}"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_ends_before_the_next_one() {
+        let cases: &[(&[u8], &[u8], &[u8])] = &[
+            (b"", b"\0", b"\0"),
+            (b"a", b"a", b"b"),
+            (b"a/", b"a/", b"a0"),
+            (b"a\xff\xff", b"a\xff\xff", b"b"),
+            (b"\xff", b"\xff", b"\0"),
+        ];
+        for (prefix, key, range_end) in cases {
+            let expected = (Bytes::from_static(key), Bytes::from_static(range_end));
+            assert_eq!(prefix_range(Bytes::from_static(prefix)), expected);
+        }
+    }
+
+    #[test]
+    fn the_value_comes_from_standard_input_if_it_is_not_an_argument() {
+        let put = PutArgs { key: Some("a".into()), lease: "0".into(), ..PutArgs::default() };
+        let value = |stdin: &'static [u8]| put.clone().request(|| Ok(stdin.to_vec())).map(|request| request.value);
+        assert_eq!(value(b"x\0\xff\n"), Ok(Bytes::from_static(b"x\0\xff\n")));
+        assert_eq!(value(b"").unwrap_err().exit, Exit::BadArguments);
+    }
+}
