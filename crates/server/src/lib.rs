@@ -9,6 +9,7 @@ mod convert;
 mod error;
 mod grpc;
 mod http;
+mod inline;
 mod leaderless;
 mod limits;
 mod listen;

@@ -7,13 +7,15 @@ use crate::StartError;
 use crate::config::{Endpoint, Limits};
 use crate::grpc::{self, Body};
 use crate::http as plain_http;
+use crate::inline::{InlineExecutor, Requests};
 use crate::shared::Shared;
 use http::{Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
@@ -105,10 +107,9 @@ fn remove_stale_socket(path: &std::path::Path) -> io::Result<()> {
 #[derive(Clone)]
 pub struct Acceptor {
     shared: Arc<Shared>,
-    builder: Arc<auto::Builder<TokioExecutor>>,
+    limits: Limits,
     connections: Arc<Semaphore>,
     tasks: TaskTracker,
-    header_read_timeout: Duration,
     /// Canceled: accept nothing more, finish what was begun.
     stop: CancellationToken,
     /// Canceled: drop what is still there.
@@ -120,10 +121,9 @@ impl Acceptor {
     pub fn new(shared: Arc<Shared>, limits: &Limits, stop: CancellationToken) -> Self {
         Self {
             shared,
-            builder: Arc::new(builder(limits)),
+            limits: limits.clone(),
             connections: Arc::new(Semaphore::new(limits.connections_max.min(Semaphore::MAX_PERMITS))),
             tasks: TaskTracker::new(),
-            header_read_timeout: limits.header_read_timeout,
             stop,
             cut: CancellationToken::new(),
         }
@@ -193,15 +193,18 @@ impl Acceptor {
                 serve(Arc::clone(&shared), serves, request)
             })
         };
-        let mut connection = pin!(self.builder.serve_connection(TokioIo::new(stream), service));
-        let first_request = tokio::time::sleep(self.header_read_timeout);
+        let executor = InlineExecutor::default();
+        let builder = builder(&self.limits, executor.clone());
+        let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+        let mut requests = Requests::new(executor);
+        let first_request = tokio::time::sleep(self.limits.header_read_timeout);
         let result = tokio::select! {
-            result = connection.as_mut() => result,
+            result = poll_fn(|context| requests.poll_with(connection.as_mut(), context)) => result,
             () = idle(first_request, &active) => Ok(()),
             () = self.stop.cancelled() => {
                 connection.as_mut().graceful_shutdown();
                 tokio::select! {
-                    result = connection => result,
+                    result = poll_fn(|context| requests.poll_with(connection.as_mut(), context)) => result,
                     () = self.cut.cancelled() => Ok(()),
                 }
             }
@@ -227,8 +230,8 @@ fn streams_max(limits: &Limits) -> u32 {
     limits.streams_per_connection_max.min(share)
 }
 
-fn builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+fn builder(limits: &Limits, executor: InlineExecutor) -> auto::Builder<InlineExecutor> {
+    let mut builder = auto::Builder::new(executor);
     builder
         .http1()
         .timer(TokioTimer::new())
