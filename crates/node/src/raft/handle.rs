@@ -275,21 +275,29 @@ pub(crate) fn entry_body(encoded: &[u8]) -> Bytes {
     body.freeze()
 }
 
+/// openraft waits twice before an election: first for its leader lease (the longest election timeout) after the last sign of
+/// the leader, then for a random time between the two bounds. So that a dead leader is replaced after one to 1.3 times what the
+/// operator calls the election timeout, as in etcd or sooner, the bounds are parts of it.
+const ELECTION_MIN_PERCENT: u64 = 35;
+const ELECTION_MAX_PERCENT: u64 = 65;
+
 fn raft_config(options: &RaftOptions) -> openraft::Config {
     let election_ms = options.election.as_millis() as u64;
+    let election_max_ms = election_ms * ELECTION_MAX_PERCENT / 100;
+    let heartbeat_ms = options.heartbeat.as_millis() as u64;
     openraft::Config {
         cluster_name: "quorate".into(),
-        heartbeat_interval: options.heartbeat.as_millis() as u64,
-        election_timeout_min: election_ms,
-        election_timeout_max: election_ms * 2,
-        heartbeat_min_interval: Some(options.heartbeat.as_millis() as u64),
+        heartbeat_interval: heartbeat_ms,
+        election_timeout_min: election_ms * ELECTION_MIN_PERCENT / 100,
+        election_timeout_max: election_max_ms,
+        heartbeat_min_interval: Some(heartbeat_ms / 2),
         max_payload_entries: 1024,
         api_batch_linger_ms: 0,
         enable_pre_vote: Some(options.pre_vote),
         // A restarted leader that takes up its old term may serve a state that has gone back.
         enable_leader_restore: Some(false),
         // Without it, an old leader's heartbeats can keep a connected quorum from electing.
-        quorum_loss_probe_interval: Some(election_ms * 4),
+        quorum_loss_probe_interval: Some(election_max_ms * 3),
         // We take snapshots when the log has grown enough in bytes.
         snapshot_policy: SnapshotPolicy::Never,
         // A snapshot is of what is applied, which is ahead of what the engine holds durably. So it must not drop any log by
