@@ -163,56 +163,52 @@ async fn a_revision_too_large_for_one_message_comes_whole() {
     assert!(batches > 1, "the server sent 6 MB in one piece");
 }
 
-/// Writes transactions of two keys while members are killed, one after the other, and reads with several watches: each
-/// must see every revision once, in order, with both events.
+/// Writes transactions of two keys until the time is up; returns how many were done.
+async fn write_for(client: Client, time: Duration) -> usize {
+    let client = client.with_timeout(Duration::from_secs(2));
+    let started = std::time::Instant::now();
+    let mut written = 0;
+    while started.elapsed() < time {
+        let txn = Txn::new().then([Op::put("w/1", "x", None), Op::put("w/2", "x", None)]);
+        match client.txn(txn).await {
+            Ok(_) => written += 1,
+            Err(Error::UnknownOutcome { .. } | Error::Unavailable { .. }) => {}
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+    written
+}
+
+/// Many writers write while members are killed, one after the other, and watches on all of them read: each must see
+/// every revision once, in order, with both events.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn watches_see_every_event_once_while_servers_are_killed() {
     let Some(mut cluster) = Cluster::start(3).await else { return };
-    let client = cluster.client_with(ConnectOptions::new().watch_buffer(4)).await;
-    let watches = async |client: &Client| {
-        let mut watches = Vec::new();
-        for _ in 0..4 {
-            watches.push(client.watch("w/", WatchOptions::new().prefix()).await.unwrap());
-        }
-        watches
-    };
-    let watches = watches(&client).await;
-    let readers: Vec<_> = watches
-        .into_iter()
-        .enumerate()
-        .map(|(i, watch)| tokio::spawn(read_until_end(watch, Duration::from_millis(i as u64))))
-        .collect();
-
-    let writer = tokio::spawn({
-        let client = client.clone();
-        async move {
-            let started = std::time::Instant::now();
-            let mut written = 0;
-            while started.elapsed() < Duration::from_secs(9) {
-                let txn = Txn::new().then([Op::put("w/1", "x", None), Op::put("w/2", "x", None)]);
-                match client.with_timeout(Duration::from_secs(2)).txn(txn).await {
-                    Ok(_) => written += 1,
-                    Err(Error::UnknownOutcome { .. } | Error::Unavailable { .. }) => {}
-                    Err(other) => panic!("{other:?}"),
-                }
-                tokio::time::sleep(Duration::from_millis(2)).await;
-            }
-            written
-        }
-    });
+    let mut readers = Vec::new();
+    for i in 0..6 {
+        // A client has one stream, so several are needed to be at all members.
+        let client = cluster.client_with(ConnectOptions::new().watch_buffer(4)).await;
+        let watch = client.watch("w/", WatchOptions::new().prefix()).await.unwrap();
+        // Different speeds, so that some watches are taken off the stream now and then.
+        readers.push(tokio::spawn(read_until_end(watch, Duration::from_millis(i))));
+    }
+    let client = cluster.client().await;
+    let writers: Vec<_> = (0..8).map(|_| tokio::spawn(write_for(client.clone(), Duration::from_secs(8)))).collect();
     for i in [0, 1, 2] {
-        tokio::time::sleep(Duration::from_millis(1000)).await;
+        tokio::time::sleep(Duration::from_millis(800)).await;
         cluster.kill(i);
-        tokio::time::sleep(Duration::from_millis(1000)).await;
+        tokio::time::sleep(Duration::from_millis(800)).await;
         cluster.restart(i).await;
     }
-    let written: usize = writer.await.unwrap();
-    assert!(written > 100, "only {written} transactions went through");
+    let mut written = 0;
+    for writer in writers {
+        written += writer.await.unwrap();
+    }
+    assert!(written > 500, "only {written} transactions went through");
     client.put("w/end", "", None).await.unwrap();
     let history = client.get("w/1", None).await.unwrap();
     for reader in readers {
         let events = timeout(Duration::from_secs(30), reader).await.expect("the end is seen").unwrap();
-        // The versions of w/1 count its events without a gap.
         assert_eq!(events as i64, history.kvs[0].version);
     }
 }
@@ -235,7 +231,6 @@ async fn read_until_end(mut watch: Watch, pause: Duration) -> usize {
             assert_eq!(first.kv.version, revisions.len() as i64 + 1);
             revisions.push(first.kv.mod_revision);
         }
-        // Different speeds, so that some watches are taken off the stream now and then.
         tokio::time::sleep(pause).await;
     }
 }

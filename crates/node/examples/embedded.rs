@@ -4,9 +4,7 @@
 //! cargo run -p quorate-node --example embedded [DIRECTORY]
 //! ```
 
-use quorate_node::core::{
-    Compare, CompareResult, CompareTarget, KeyRange, Op, Put, RangeRequest, Revision, Txn,
-};
+use quorate_node::core::{Compare, CompareResult, CompareTarget, KeyRange, Op, Put, RangeRequest, Revision, Txn};
 use quorate_node::{Config, Node, WatchCreate, WatchMessage};
 use std::error::Error;
 

@@ -19,6 +19,9 @@ const READY_PERCENT: u64 = 90;
 /// How often the leader looks for learners that it can promote.
 const PROMOTE_INTERVAL: Duration = Duration::from_millis(100);
 
+/// How long a leader that is to be removed tries to hand over.
+const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// How long to wait for another change to finish.
 const BUSY_PAUSE: Duration = Duration::from_millis(50);
 
@@ -79,10 +82,25 @@ async fn add(group: &Group, config: &Config, add: pb::MemberAdd) -> Result<(u64,
     Ok((id, index))
 }
 
+/// The voter that is best prepared to lead in place of `me`.
+pub(crate) fn heir(group: &Group, me: u64) -> Option<u64> {
+    let matching = group.raft.matching();
+    let voters = raft_members(group).ok()?.into_iter().filter(|m| m.voter && m.id != me).map(|m| m.id);
+    voters.max_by_key(|id| matching.get(id).copied())
+}
+
 async fn remove(group: &Group, config: &Config, id: u64) -> Result<u64, Error> {
     let member = find(group, id)?;
     if config.strict_reconfig_check && member.voter && !may_remove_voter(&members(group)?, id) {
         return Err(Error::NotEnoughStartedMembers);
+    }
+    let me = group.state.member.get();
+    if id == me {
+        // A leader cannot see its own removal through: another one does it.
+        if let Some(heir) = heir(group, me) {
+            group.hand_over(heir, HAND_OVER_TIMEOUT).await;
+        }
+        return Err(Error::NotLeader);
     }
     let index = retry(|| group.raft.remove(id, member.voter)).await?;
     // From here on its id is never used again, and whoever hears from it tells it that it is gone.

@@ -24,6 +24,9 @@ use std::time::Duration;
 const RANGE_CHUNK_BYTES: usize = 1 << 20;
 const RANGE_CHUNK_KEYS: usize = 1000;
 
+/// How often a physical compaction is looked at. It ends when the caller goes away, or when the old data is gone.
+const COMPACTION_POLL: Duration = Duration::from_millis(10);
+
 /// How long a leader transfer may take.
 const TRANSFER_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -144,6 +147,10 @@ impl Node {
         let ready = async {
             // Until then even a serializable read could show a state older than one that was read here before.
             while !self.running.group.raft.wait_for_recovery(Duration::from_secs(10)).await {
+                if state.failure().is_some() {
+                    // `stopped` tells why.
+                    return std::future::pending().await;
+                }
                 tracing::info!("waiting for a leader");
             }
             let mut applied = state.watch_applied();
@@ -309,7 +316,7 @@ impl Node {
         let written = self.running.group.write(Command::Compact { revision }).await?;
         while physical && !self.running.group.state.store.compaction_done(revision) {
             self.check_running()?;
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            tokio::time::sleep(COMPACTION_POLL).await;
         }
         Ok(Answer { header: self.header_at(written.revision), body: () })
     }
@@ -459,26 +466,55 @@ impl Node {
         self.refuse_on_learner()?;
         let group = &self.running.group;
         let timeout = group.options.write_timeout;
-        let role = group.role();
-        let (added, index) = match role.leader {
-            Some(_) if role.is_leader => membership::change(group, &self.running.config, change).await?,
-            Some(leader) => {
-                let ask = Ask::MemberChange(pb::MemberChange { change: Some(change) });
-                match group.peers().call(leader, GroupId::DEFAULT, ask, timeout).await {
-                    Ok(PeerAnswer::MemberChange(reply)) => (reply.added, reply.index),
-                    Err(PeerError::Failed(f)) => {
-                        return Err(error_code::from_code(f.code).unwrap_or(Error::LeaderChanged));
-                    }
-                    Ok(_) | Err(_) => return Err(Error::TimeoutConnectionLost),
-                }
-            }
-            None => return Err(Error::NoLeader),
+        let removes_me = matches!(change, Change::Remove(id) if id == self.member_id().get());
+        let (added, index) = match tokio::time::timeout(timeout, self.ask_for_change(change)).await {
+            Ok(result) => result?,
+            Err(_elapsed) => return Err(if group.has_leader() { Error::Timeout } else { Error::NoLeader }),
         };
         match tokio::time::timeout(timeout, group.state.wait_applied(index)).await {
-            Ok(result) => result?,
+            Ok(Ok(())) => {}
+            // Whoever is removed may not hear of it from the log any more.
+            Ok(Err(_)) | Err(_) if removes_me => {}
+            Ok(Err(error)) => return Err(error),
             Err(_elapsed) => return Err(Error::TimeoutWaitAppliedIndex),
         }
-        Ok((added, self.answer(membership::members(group)?)))
+        let mut members = membership::members(group)?;
+        if removes_me {
+            members.retain(|m| m.id != self.member_id());
+        }
+        Ok((added, self.answer(members)))
+    }
+
+    /// Asks whoever leads, until somebody who does takes the change up. Where it may have been taken up, it is not asked for
+    /// again.
+    async fn ask_for_change(&self, change: Change) -> Result<(u64, u64), Error> {
+        let group = &self.running.group;
+        let mut role = group.watch_role();
+        loop {
+            self.check_running()?;
+            let now = role.borrow_and_update().clone();
+            let result = match now.leader {
+                Some(_) if now.is_leader => membership::change(group, &self.running.config, change.clone()).await,
+                Some(leader) => {
+                    let ask = Ask::MemberChange(pb::MemberChange { change: Some(change.clone()) });
+                    match group.peers().call(leader, GroupId::DEFAULT, ask, group.options.write_timeout).await {
+                        Ok(PeerAnswer::MemberChange(reply)) => Ok((reply.added, reply.index)),
+                        Err(PeerError::Failed(f)) => Err(error_code::from_code(f.code).unwrap_or(Error::LeaderChanged)),
+                        Err(PeerError::NotConnected(_) | PeerError::Refused(_) | PeerError::Overloaded) => {
+                            Err(Error::NotLeader)
+                        }
+                        Ok(_) | Err(PeerError::Lost | PeerError::Timeout) => Err(Error::TimeoutConnectionLost),
+                    }
+                }
+                None => Err(Error::NotLeader),
+            };
+            match result {
+                Err(Error::NotLeader) => {
+                    let _ = tokio::time::timeout(Duration::from_millis(100), role.changed()).await;
+                }
+                result => return result,
+            }
+        }
     }
 
     /// Hands leadership to `target`. Only the leader can.
@@ -487,8 +523,7 @@ impl Node {
     /// [`Error::NotLeader`], [`Error::BadLeaderTransferee`], [`Error::LeaderTransferTimeout`].
     pub async fn move_leader(&self, target: MemberId) -> Result<(), Error> {
         let group = &self.running.group;
-        let mut role = group.watch_role();
-        if !role.borrow_and_update().is_leader {
+        if !group.role().is_leader {
             return Err(Error::NotLeader);
         }
         if target == self.member_id() {
@@ -498,13 +533,7 @@ impl Node {
         if !members.iter().any(|m| m.id == target && !m.is_learner) {
             return Err(Error::BadLeaderTransferee);
         }
-        group.raft.transfer_leader(target.get()).await;
-        let moved = role.wait_for(|role| role.leader == Some(target.get()));
-        match tokio::time::timeout(TRANSFER_TIMEOUT, moved).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(_)) => Err(Error::Stopped),
-            Err(_elapsed) => Err(Error::LeaderTransferTimeout),
-        }
+        if group.hand_over(target.get(), TRANSFER_TIMEOUT).await { Ok(()) } else { Err(Error::LeaderTransferTimeout) }
     }
 
     /// State of this member; never waits for others.
@@ -581,8 +610,10 @@ impl Node {
         name: &'static str,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Error> {
+        let Ok(permit) = self.running.heavy.clone().try_acquire_owned() else { return Err(Error::TooManyRequests) };
         let (sender, receiver) = tokio::sync::oneshot::channel();
         let task = async move {
+            let _permit = permit;
             // The caller may have given up.
             let _ = sender.send(work());
         };
@@ -602,9 +633,9 @@ impl Node {
         Ok(SnapshotReader::new(store.export(), expected_bytes))
     }
 
-    /// Whether a leader is known.
+    /// Whether a leader is there, as far as this member can tell. A leader that has lost its quorum does not count.
     pub fn has_leader(&self) -> bool {
-        self.running.group.role().leader.is_some()
+        self.running.group.has_leader()
     }
 
     /// Resolves when the node has stopped, with the reason: removed from the cluster, a fatal error, or
@@ -617,16 +648,13 @@ impl Node {
         }
     }
 
-    /// Waits while a leader is known; resolves when there has been none for `patience`.
+    /// Waits while a leader is there; resolves when there has been none for `patience`.
     pub async fn leader_lost(&self, patience: Duration) {
-        let mut role = self.running.group.watch_role();
-        loop {
-            if role.wait_for(|role| role.leader.is_none()).await.is_err() {
-                return;
-            }
-            if tokio::time::timeout(patience, role.wait_for(|role| role.leader.is_some())).await.is_err() {
-                return;
-            }
+        let look = patience / 8;
+        let mut missing = Duration::ZERO;
+        while missing < patience {
+            tokio::time::sleep(look).await;
+            missing = if self.has_leader() { Duration::ZERO } else { missing + look };
         }
     }
 

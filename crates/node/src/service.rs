@@ -190,6 +190,7 @@ impl PeerService for Service {
             member_id: self.identity.member_id,
             refusal,
             reason: reason.into(),
+            data_dir_id: self.identity.data_dir_id,
         }
     }
 

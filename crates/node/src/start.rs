@@ -16,7 +16,7 @@ use quorate_wal::{Wal, WalOptions};
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinHandle;
 
 /// How often what was written is made durable in the engine. (In the log it is durable before the reply.)
@@ -27,6 +27,9 @@ const FLUSH_BYTES: usize = 32 << 20;
 
 /// Log entries that are kept in memory for members that lag a little.
 const WAL_CACHE_BYTES: u64 = 16 << 20;
+
+/// Hashes and defragmentations at once.
+const HEAVY_MAX: usize = 2;
 
 /// How long a clean shutdown waits for another member to take over leadership.
 const TRANSFER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -39,6 +42,8 @@ pub(crate) struct Running {
     pub(crate) group: Arc<Group>,
     pub(crate) wal: Wal,
     pub(crate) stopped: watch::Sender<Option<Error>>,
+    /// Requests that read everything: a few at a time.
+    pub(crate) heavy: Arc<Semaphore>,
     upkeep_stop: Arc<Notify>,
     upkeep_done: watch::Receiver<bool>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
@@ -60,11 +65,16 @@ pub(crate) async fn start(config: Config, env: Arc<dyn Env>) -> Result<Arc<Runni
     }
     let store = open_store(&config)?;
     let stopped = watch::Sender::new(None);
+    let known = store.clone();
+    let known_directory: peer::KnownDirectory = Arc::new(move |member| {
+        known.members().into_iter().find(|(id, _)| id.get() == member).map(|(_, attributes)| attributes.data_dir_id)
+    });
     let peers = Peers::new(
         env.clone(),
         Identity { cluster_id: identity.cluster_id, member_id: identity.member_id, data_dir_id: identity.data_dir_id },
         config.election_timeout,
         on_refusal(identity.member_id, stopped.clone()),
+        known_directory,
     );
     let member = MemberId::new(identity.member_id);
     let group =
@@ -100,6 +110,7 @@ pub(crate) async fn start(config: Config, env: Arc<dyn Env>) -> Result<Arc<Runni
         group,
         wal,
         stopped,
+        heavy: Arc::new(Semaphore::new(HEAVY_MAX)),
         upkeep_stop,
         upkeep_done,
         tasks: Mutex::new(tasks),
@@ -121,8 +132,8 @@ impl Running {
         for task in self.tasks.lock().drain(..) {
             task.abort();
         }
-        self.group.raft.shutdown().await;
         self.group.state.fail(Error::Stopped);
+        self.group.raft.shutdown().await;
         self.upkeep_stop.notify_one();
         let mut done = self.upkeep_done.clone();
         // An error means that the upkeep is gone: then there is nothing to wait for.
@@ -131,18 +142,11 @@ impl Running {
     }
 
     async fn hand_over(&self) {
-        let mut role = self.group.watch_role();
-        if !role.borrow_and_update().is_leader {
+        if !self.group.role().is_leader {
             return;
         }
-        let Ok(members) = membership::members(&self.group) else { return };
-        let matching = self.group.raft.matching();
-        let me = self.identity.member_id;
-        let voters = members.iter().filter(|m| !m.is_learner && m.id.get() != me);
-        let Some(heir) = voters.max_by_key(|m| matching.get(&m.id.get()).copied()) else { return };
-        self.group.raft.transfer_leader(heir.id.get()).await;
-        let handed = role.wait_for(|role| !role.is_leader && role.leader.is_some());
-        if tokio::time::timeout(TRANSFER_TIMEOUT, handed).await.is_err() {
+        let Some(heir) = membership::heir(&self.group, self.identity.member_id) else { return };
+        if !self.group.hand_over(heir, TRANSFER_TIMEOUT).await {
             tracing::warn!("leadership was not taken over in time; the others will elect a leader");
         }
     }

@@ -10,10 +10,11 @@ pub fn start(config: &ServerConfig) {
         LogOutput::Stderr => BoxMakeWriter::new(std::io::stderr),
         LogOutput::Stdout => BoxMakeWriter::new(std::io::stdout),
     };
-    // At debug level the network stack would say far more than we do.
+    // At debug level the network stack would say far more than we do. openraft's warnings are for whoever works on it: what an
+    // operator has to know of them, the node says itself.
     let level = config.log_level.as_str().to_ascii_lowercase();
     let filter = EnvFilter::new(format!(
-        "warn,quorate={level},quorate_server={level},quorate_node={level},quorate_storage={level},quorate_wal={level}"
+        "warn,openraft=error,quorate={level},quorate_server={level},quorate_node={level},quorate_storage={level},quorate_wal={level}"
     ));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(false);
     let started = match config.log_format {

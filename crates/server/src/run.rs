@@ -114,7 +114,13 @@ impl Server {
         for listener in listeners {
             tracing::info!(address = listener.address(), serves = ?listener.serves(), "serving clients");
             addresses.push((listener.serves(), listener.address().to_owned()));
-            acceptor.listen(listener);
+            match listener.serves() {
+                // Health and metrics can be asked from the start.
+                Serves::Http => acceptor.listen(listener),
+                Serves::All | Serves::Grpc => {
+                    tasks.spawn(listen_when_ready(node.clone(), acceptor.clone(), listener, stopping.clone()));
+                }
+            }
         }
         Ok(Self { node, acceptor, tasks, stopping, shutdown_timeout: config.limits.shutdown_timeout, addresses })
     }
@@ -137,6 +143,18 @@ impl Server {
         self.tasks.wait().await;
         self.node.shutdown().await;
         tracing::info!("stopped");
+    }
+}
+
+/// Clients wait, as with etcd, until the member's state is at least what it was before a restart: what was read here once
+/// must not be gone.
+async fn listen_when_ready(node: Node, acceptor: Acceptor, listener: Listener, stopping: CancellationToken) {
+    let ready = tokio::select! {
+        ready = node.wait_ready() => ready.is_ok(),
+        () = stopping.cancelled() => false,
+    };
+    if ready {
+        acceptor.listen(listener);
     }
 }
 

@@ -101,9 +101,10 @@ fn main() {
         Some("memory") => EngineKind::Memory,
         _ => EngineKind::Redb,
     };
-    let keys: u64 = arguments.next().and_then(|keys| keys.parse().ok()).unwrap_or(200_000);
-    let dir = arguments.next().expect("a directory");
-    let dir = Path::new(&dir);
+    let keys: u64 = arguments.next().and_then(|keys| keys.parse().ok()).unwrap_or(20_000);
+    let temporary = tempfile::tempdir().expect("a directory");
+    let dir = arguments.next().map_or_else(|| temporary.path().to_owned(), Into::into);
+    let dir = dir.as_path();
     println!("{kind:?}, {keys} keys, {} MB resident", resident_mb());
     let store = time("open", keys, || open(kind, dir));
     if store.revision() == Revision::INITIAL {

@@ -104,12 +104,23 @@ impl Group {
         let admission = Arc::new(Semaphore::new(options.inflight_bytes_max));
         let group = Arc::new(Self { state, raft, options, peers, role, proposals, forwarded, reads, admission, log });
         tokio::spawn(leases::Driver::new(&group).run());
+        tokio::spawn(fail_with_raft(group.state.clone(), group.raft.clone()));
         Ok(group)
     }
 
     /// Who leads, as this member sees it.
     pub(crate) fn role(&self) -> Role {
         self.role.borrow().clone()
+    }
+
+    /// Whether a leader is there that can get things done, as far as this member can tell. A leader that no quorum has
+    /// acknowledged for an election timeout leads nobody, though nobody may have told it yet.
+    pub(crate) fn has_leader(&self) -> bool {
+        let role = self.role.borrow();
+        if !role.is_leader {
+            return role.leader.is_some();
+        }
+        self.raft.since_quorum_ack().is_none_or(|ago| ago <= self.options.raft.election)
     }
 
     /// Follows who leads.
@@ -185,6 +196,14 @@ impl Group {
         matches!(tokio::time::timeout(self.options.write_timeout, result).await, Ok(Ok(Ok(()))))
     }
 
+    /// Hands leadership to `target`, and waits until it has it. Whether it has.
+    pub(crate) async fn hand_over(&self, target: u64, timeout: Duration) -> bool {
+        let mut role = self.watch_role();
+        self.raft.transfer_leader(target).await;
+        let moved = role.wait_for(|role| role.leader == Some(target));
+        matches!(tokio::time::timeout(timeout, moved).await, Ok(Ok(_)))
+    }
+
     /// Up to where the log may go, given what is durable in the engine: about half of `keep_bytes` stays for members that lag,
     /// and everything that a snapshot transfer still needs.
     pub(crate) fn purgeable(&self, durable_index: u64, keep_bytes: u64) -> Option<u64> {
@@ -211,6 +230,15 @@ impl Group {
     pub(crate) fn pending(&self) -> usize {
         self.state.waiters.pending()
     }
+}
+
+/// Raft stops by itself when the log or the state fails it. The group then serves nobody any more.
+async fn fail_with_raft(state: Arc<GroupState>, raft: RaftGroup<GroupState>) {
+    let mut role = raft.role();
+    // An error means that the watcher of the role is gone, and that is so when Raft is.
+    let _ = role.wait_for(|role| role.stopped).await;
+    let reason = raft.stop_reason().unwrap_or_else(|| "no reason given".into());
+    state.fail(Error::Fatal(format!("Raft has stopped: {reason}; restart the member")));
 }
 
 /// Bytes of keys and values in a command.

@@ -210,11 +210,17 @@ impl Proposer {
         let state = self.state.clone();
         self.raft
             .propose(entry_body(&entry), term, move |result| {
-                drop(slot);
                 if result == Err(ProposeError::NotLeader) {
-                    for ready in own.into_iter().filter_map(|seq| state.waiters.unsent(seq, term)) {
-                        let _ = again.send(ready);
-                    }
+                    // A leader that has lost its quorum refuses until it knows better: do not ask it in a loop.
+                    tokio::spawn(async move {
+                        tokio::time::sleep(RESEND_PAUSE).await;
+                        for ready in own.into_iter().filter_map(|seq| state.waiters.unsent(seq, term)) {
+                            let _ = again.send(ready);
+                        }
+                        drop(slot);
+                    });
+                } else {
+                    drop(slot);
                 }
                 for done in done {
                     let _ = done.send(result.clone());

@@ -7,6 +7,7 @@ use crate::raft::last_of;
 use quorate_core::{Alarm, AlarmKind, Command};
 use quorate_storage::{Progress, StorageError, Store};
 use quorate_wal::Wal;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -44,6 +45,7 @@ pub(crate) struct Upkeep {
     store: Arc<Store>,
     options: UpkeepOptions,
     last_flush: Instant,
+    last_sweep: Instant,
     unflushed_bytes: usize,
     dirty: bool,
     next_compaction: Instant,
@@ -53,7 +55,9 @@ pub(crate) struct Upkeep {
     /// Whether the engine had no room at the last attempt.
     engine_full: bool,
     /// Whether this member has raised NOSPACE because the disk of the log is full.
-    space_alarm: bool,
+    space_alarm: Arc<AtomicBool>,
+    /// Whether a command about it is under way.
+    space_command: Arc<AtomicBool>,
     stop: Arc<Notify>,
 }
 
@@ -66,13 +70,15 @@ impl Upkeep {
             store: group.state.store.clone(),
             options,
             last_flush: now,
+            last_sweep: now,
             unflushed_bytes: 0,
             dirty: false,
             next_compaction: now,
             wal,
             handle: tokio::runtime::Handle::current(),
             engine_full: false,
-            space_alarm: false,
+            space_alarm: Arc::default(),
+            space_command: Arc::default(),
             stop,
         }
     }
@@ -132,14 +138,17 @@ impl Upkeep {
                 break;
             }
         }
-        if self.dirty
-            && (self.last_flush.elapsed() >= self.options.flush_interval
-                || self.unflushed_bytes >= self.options.flush_bytes)
-        {
+        let due = self.last_flush.elapsed() >= self.options.flush_interval;
+        // Also while nothing is written: the checkpoint goes on until a restart has nothing to read beside it.
+        let work = self.dirty || self.store.metrics().checkpoint_keys > 0;
+        if work && (due || self.unflushed_bytes >= self.options.flush_bytes) {
             self.checkpoint()?;
             let durable = self.flush()?;
             self.purge_log(durable).await;
-            self.state.waiters.sweep(Instant::now());
+        }
+        if self.last_sweep.elapsed() >= self.options.flush_interval {
+            self.last_sweep = Instant::now();
+            self.state.waiters.sweep(self.last_sweep);
         }
         if Instant::now() >= self.next_compaction {
             self.compact()?;
@@ -156,7 +165,7 @@ impl Upkeep {
             self.wal.retry_space();
         }
         let short = log_full || self.engine_full;
-        if short == self.space_alarm {
+        if short == self.space_alarm.load(Ordering::Acquire) || self.space_command.load(Ordering::Acquire) {
             return;
         }
         let Some(group) = self.group.upgrade() else { return };
@@ -165,12 +174,15 @@ impl Upkeep {
         if short {
             tracing::error!("a disk of this member is full: writes are refused (NOSPACE) until there is room");
         }
-        self.space_alarm = short;
-        let handle = self.handle.clone();
-        handle.spawn(async move {
-            if let Err(error) = group.write(command).await {
-                tracing::warn!(%error, "cannot tell the cluster about the space on this disk");
+        let (raised, under_way) = (self.space_alarm.clone(), self.space_command.clone());
+        under_way.store(true, Ordering::Release);
+        self.handle.spawn(async move {
+            match group.write(command).await {
+                Ok(_) => raised.store(short, Ordering::Release),
+                // The next step tries again.
+                Err(error) => tracing::warn!(%error, "cannot tell the cluster about the space on this disk"),
             }
+            under_way.store(false, Ordering::Release);
         });
     }
 

@@ -1,7 +1,7 @@
 //! The dialling side: a connection, and the link that keeps one to a member.
 
 use super::frame::{self, FrameReader};
-use super::{AnswerReceiver, Identity, OnRefusal, Outgoing, PeerError, await_answer};
+use super::{AnswerReceiver, Identity, KnownDirectory, OnRefusal, Outgoing, PeerError, await_answer};
 use crate::env::{ByteStream, Env};
 use bytes::BytesMut;
 use parking_lot::Mutex;
@@ -58,17 +58,26 @@ impl Connection {
 
 type Unanswered = Arc<Mutex<HashMap<u64, oneshot::Sender<Result<Answer, PeerError>>>>>;
 
+/// Whom to dial, as whom.
+pub(super) struct Dial<'a> {
+    pub(super) identity: &'a Identity,
+    /// The member that is meant; 0 for anybody.
+    pub(super) to: u64,
+    /// The data directory that the member must have, if the cluster knows it. A member that was wiped would vote as if it
+    /// had never voted.
+    pub(super) directory: Option<u64>,
+    pub(super) timeout: Duration,
+}
+
 /// Dials the first of `urls` that answers, and introduces us. With the error comes the refusal, if it is one.
 pub(super) async fn connect(
     env: &dyn Env,
-    identity: &Identity,
-    to: u64,
+    dial: &Dial<'_>,
     urls: &[String],
-    timeout: Duration,
 ) -> Result<Connection, (PeerError, pb::Refusal)> {
     let mut last = (PeerError::NotConnected("no URL is known".into()), pb::Refusal::None);
     for url in urls {
-        match tokio::time::timeout(timeout, connect_one(env, identity, to, url, timeout)).await {
+        match tokio::time::timeout(dial.timeout, connect_one(env, dial, url)).await {
             Ok(Ok(connection)) => return Ok(connection),
             Ok(Err(error)) => last = error,
             Err(_elapsed) => last = (PeerError::NotConnected(format!("{url} does not answer")), pb::Refusal::None),
@@ -77,19 +86,13 @@ pub(super) async fn connect(
     Err(last)
 }
 
-async fn connect_one(
-    env: &dyn Env,
-    identity: &Identity,
-    to: u64,
-    url: &str,
-    timeout: Duration,
-) -> Result<Connection, (PeerError, pb::Refusal)> {
+async fn connect_one(env: &dyn Env, dial: &Dial<'_>, url: &str) -> Result<Connection, (PeerError, pb::Refusal)> {
     let not_connected = |e: std::io::Error| (PeerError::NotConnected(format!("{url}: {e}")), pb::Refusal::None);
     let address = crate::urls::host_port(url).map_err(|e| (PeerError::NotConnected(e), pb::Refusal::None))?;
     let stream = env.connect(address).await.map_err(not_connected)?;
     let (read, mut write) = tokio::io::split(stream);
     let mut out = BytesMut::from(&frame::PREFACE[..]);
-    frame::encode(&identity.hello(to), &mut out);
+    frame::encode(&dial.identity.hello(dial.to), &mut out);
     write.write_all(&out).await.map_err(not_connected)?;
     let mut reader = FrameReader::new(read);
     reader.preface().await.map_err(not_connected)?;
@@ -98,6 +101,12 @@ async fn connect_one(
         let reason = reply.reason();
         return Err((PeerError::Refused(reply.refusal), reason));
     }
+    if dial.directory.is_some_and(|directory| directory != reply.data_dir_id) {
+        let words =
+            format!("{url}: member {:x} was wiped: its data directory is not the one that the cluster knows", dial.to);
+        return Err((PeerError::NotConnected(words), pb::Refusal::None));
+    }
+    let timeout = dial.timeout;
     let (queue, receiver) = mpsc::channel(WRITE_BATCH * 16);
     let unanswered = Unanswered::default();
     let closed = Arc::new(Notify::new());
@@ -207,6 +216,7 @@ pub(super) struct Link {
     pub(super) urls: Arc<Mutex<Vec<String>>>,
     pub(super) idle_timeout: Duration,
     pub(super) on_refusal: OnRefusal,
+    pub(super) known_directory: KnownDirectory,
 }
 
 impl Link {
@@ -220,7 +230,13 @@ impl Link {
             }
             if connection.is_none() {
                 let urls = self.urls.lock().clone();
-                match connect(self.env.as_ref(), &self.identity, self.to, &urls, self.idle_timeout).await {
+                let dial = Dial {
+                    identity: &self.identity,
+                    to: self.to,
+                    directory: (self.known_directory)(self.to),
+                    timeout: self.idle_timeout,
+                };
+                match connect(self.env.as_ref(), &dial, &urls).await {
                     Ok(new) => {
                         reported.clear();
                         tracing::info!(to = format!("{:x}", self.to), "connected to a peer");

@@ -83,12 +83,16 @@ impl Identity {
 /// Told when a member says that this one does not belong (any more).
 pub(crate) type OnRefusal = Arc<dyn Fn(pb::Refusal, &str) + Send + Sync>;
 
+/// The data directory that the cluster knows a member by, if the member has told.
+pub(crate) type KnownDirectory = Arc<dyn Fn(u64) -> Option<u64> + Send + Sync>;
+
 /// The ways to all other members.
 pub(crate) struct Peers {
     env: Arc<dyn Env>,
     identity: Identity,
     idle_timeout: Duration,
     on_refusal: OnRefusal,
+    known_directory: KnownDirectory,
     members: Mutex<HashMap<u64, Peer>>,
 }
 
@@ -104,8 +108,9 @@ impl Peers {
         identity: Identity,
         idle_timeout: Duration,
         on_refusal: OnRefusal,
+        known_directory: KnownDirectory,
     ) -> Arc<Self> {
-        Arc::new(Self { env, identity, idle_timeout, on_refusal, members: Mutex::default() })
+        Arc::new(Self { env, identity, idle_timeout, on_refusal, known_directory, members: Mutex::default() })
     }
 
     /// Tells where a member is.
@@ -123,6 +128,7 @@ impl Peers {
                     urls: urls.clone(),
                     idle_timeout: self.idle_timeout,
                     on_refusal: self.on_refusal.clone(),
+                    known_directory: self.known_directory.clone(),
                 };
                 tokio::spawn(link.run(receiver));
                 members.insert(member, Peer { urls, queue });
@@ -173,9 +179,13 @@ impl Peers {
     /// Opens a connection of its own, so that what is sent on it holds nothing up.
     pub(crate) async fn connect_for_snapshot(&self, member: u64) -> Result<Connection, PeerError> {
         let urls = self.members.lock().get(&member).map(|p| p.urls.lock().clone()).unwrap_or_default();
-        connection::connect(self.env.as_ref(), &self.identity, member, &urls, self.idle_timeout * 10)
-            .await
-            .map_err(|e| e.0)
+        let dial = connection::Dial {
+            identity: &self.identity,
+            to: member,
+            directory: (self.known_directory)(member),
+            timeout: self.idle_timeout * 10,
+        };
+        connection::connect(self.env.as_ref(), &dial, &urls).await.map_err(|e| e.0)
     }
 
     /// Asks any of `urls` who is in the cluster. For a member that does not know its own id yet.
@@ -185,7 +195,8 @@ impl Peers {
         timeout: Duration,
     ) -> Result<pb::ClusterInfoReply, PeerError> {
         let nobody = Identity { cluster_id: 0, member_id: 0, data_dir_id: 0 };
-        let connection = connection::connect(env, &nobody, 0, urls, timeout).await.map_err(|e| e.0)?;
+        let dial = connection::Dial { identity: &nobody, to: 0, directory: None, timeout };
+        let connection = connection::connect(env, &dial, urls).await.map_err(|e| e.0)?;
         match connection.call(GroupId::DEFAULT, Ask::ClusterInfo(pb::ClusterInfo {}), timeout).await? {
             Answer::ClusterInfo(reply) => Ok(reply),
             _ => Err(PeerError::Lost),

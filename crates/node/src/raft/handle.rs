@@ -11,7 +11,7 @@ use futures::StreamExt;
 use openraft::errors::{ClientWriteError, InitializeError, LinearizableReadError, RaftError};
 use openraft::raft::{StreamAppendError, TransferLeaderRequest};
 use openraft::type_config::async_runtime::watch::WatchReceiver;
-use openraft::{ChangeMembers, Raft, ReadPolicy, ServerState, Snapshot, SnapshotPolicy};
+use openraft::{ChangeMembers, Instant, Raft, ReadPolicy, ServerState, Snapshot, SnapshotPolicy};
 use quorate_core::GroupId;
 use quorate_proto::peer_v1 as pb;
 use quorate_storage::{Installer, SnapshotMeta as StoredSnapshotMeta, Store};
@@ -252,6 +252,18 @@ impl<H: ApplyHooks> RaftGroup<H> {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         (metrics.last_log_index.unwrap_or(0), metrics.local_committed.as_ref().map_or(0, |l| l.index()))
+    }
+
+    /// Why Raft has stopped, if it has.
+    pub(crate) fn stop_reason(&self) -> Option<String> {
+        self.raft.metrics().borrow_watched().running_state.as_ref().err().map(ToString::to_string)
+    }
+
+    /// Leader only: how long ago a quorum last acknowledged this leader; `None` if never, or if it does not lead.
+    pub(crate) fn since_quorum_ack(&self) -> Option<Duration> {
+        let metrics = self.raft.metrics();
+        let acked = metrics.borrow_watched().last_quorum_acked?;
+        Some(acked.elapsed())
     }
 
     /// Waits until the state is at least what it was before the restart.

@@ -93,7 +93,7 @@ pub async fn hash_kv(shared: &Shared, request: pb::HashKvRequest) -> Result<pb::
     Ok(pb::HashKvResponse {
         header: Some(convert::header(answer.header)),
         hash: answer.body.hash,
-        compact_revision: answer.body.compact_revision.get(),
+        compact_revision: compact_revision(answer.body.compact_revision),
         hash_revision: answer.body.hash_revision.get(),
     })
 }
@@ -152,4 +152,9 @@ impl Answers for SnapshotAnswers {
         });
         Ok(true)
     }
+}
+
+/// etcd says -1 where nothing was compacted yet.
+fn compact_revision(revision: Revision) -> i64 {
+    if revision == Revision::ZERO { -1 } else { revision.get() }
 }
