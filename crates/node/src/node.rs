@@ -467,17 +467,25 @@ impl Node {
         let group = &self.running.group;
         let timeout = group.options.write_timeout;
         let removes_me = matches!(change, Change::Remove(id) if id == self.member_id().get());
-        let (added, index) = match tokio::time::timeout(timeout, self.ask_for_change(change)).await {
-            Ok(result) => result?,
-            Err(_elapsed) => return Err(if group.has_leader() { Error::Timeout } else { Error::NoLeader }),
+        let see_through = async {
+            let (added, index) = match tokio::time::timeout(timeout, self.ask_for_change(change)).await {
+                Ok(result) => result?,
+                Err(_elapsed) => return Err(if group.has_leader() { Error::Timeout } else { Error::NoLeader }),
+            };
+            match tokio::time::timeout(timeout, group.state.wait_applied(index)).await {
+                Ok(result) => result.map(|()| added),
+                Err(_elapsed) => Err(Error::TimeoutWaitAppliedIndex),
+            }
         };
-        match tokio::time::timeout(timeout, group.state.wait_applied(index)).await {
-            Ok(Ok(())) => {}
-            // Whoever is removed may not hear of it from the log any more.
-            Ok(Err(_)) | Err(_) if removes_me => {}
-            Ok(Err(error)) => return Err(error),
-            Err(_elapsed) => return Err(Error::TimeoutWaitAppliedIndex),
-        }
+        let result = tokio::select! {
+            result = see_through => result,
+            reason = self.stopped() => Err(reason),
+        };
+        let added = match result {
+            // A member that asked for its own removal may hear of it from the others before it sees it in its log.
+            Err(Error::Removed(_)) if removes_me => 0,
+            result => result?,
+        };
         let mut members = membership::members(group)?;
         if removes_me {
             members.retain(|m| m.id != self.member_id());

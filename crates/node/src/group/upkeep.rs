@@ -20,7 +20,7 @@ const DRAIN_BYTES: usize = 4 << 20;
 const CHECKPOINT_KEYS: usize = 2000;
 
 /// Checkpoint steps between two flushes.
-const CHECKPOINT_STEPS_MAX: usize = 32;
+const CHECKPOINT_STEPS_MAX: usize = 64;
 
 /// Pause before a full disk is tried again.
 const FULL_DISK_PAUSE: Duration = Duration::from_millis(500);
@@ -189,7 +189,7 @@ impl Upkeep {
     /// At leisure while little waits; faster the more does, so that a restart never has much to read.
     fn checkpoint(&self) -> Result<(), StorageError> {
         let waiting = self.store.metrics().checkpoint_keys as usize;
-        let steps = (waiting / CHECKPOINT_KEYS / 8).clamp(1, CHECKPOINT_STEPS_MAX);
+        let steps = (waiting / CHECKPOINT_KEYS / 2).clamp(1, CHECKPOINT_STEPS_MAX);
         for _ in 0..steps {
             if self.store.checkpoint_step(CHECKPOINT_KEYS)? == Progress::Idle {
                 break;
