@@ -3,6 +3,7 @@
 //! What this crate does not know: Raft, storage, revisions. It converts, limits and counts, and asks [`quorate_node::Node`].
 //! It guarantees that what a client does costs at most that client: sizes, numbers and times are bounded.
 
+mod authority;
 mod compactor;
 mod config;
 mod convert;

@@ -4,6 +4,7 @@
 //! request in time is closed; at shutdown each connection may finish what it has begun, for a bounded time.
 
 use crate::StartError;
+use crate::authority::Tolerant;
 use crate::config::{Endpoint, Limits};
 use crate::grpc::{self, Body};
 use crate::http as plain_http;
@@ -195,7 +196,7 @@ impl Acceptor {
         };
         let executor = InlineExecutor::default();
         let builder = builder(&self.limits, executor.clone());
-        let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+        let mut connection = pin!(builder.serve_connection(TokioIo::new(Tolerant::new(stream)), service));
         let mut requests = Requests::new(executor);
         let first_request = tokio::time::sleep(self.limits.header_read_timeout);
         let result = tokio::select! {
