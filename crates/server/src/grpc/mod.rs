@@ -8,6 +8,7 @@ mod body;
 mod message;
 mod method;
 mod scan;
+mod timeout;
 mod track;
 
 use crate::limits::{Gauge, Taken};
@@ -53,39 +54,14 @@ pub async fn serve(shared: Arc<Shared>, request: Request<Incoming>) -> Response<
     };
     shared.metrics.client_request(method.kind(), &head.headers);
     let wants_leader = head.headers.get("hasleader").is_some_and(|value| value == "true");
+    let timeout = timeout::timeout(&head.headers);
     drop(head);
     let call = Call { shared: &shared, method, wants_leader };
-    match method {
-        Method::Range => call.unary(body, kv::range).await,
-        Method::Put => call.unary(body, kv::put).await,
-        Method::Txn => call.unary(body, kv::txn).await,
-        Method::DeleteRange => call.unary(body, kv::delete_range).await,
-        // Boxed, so that what is rare does not make every request's future larger.
-        Method::Compact => Box::pin(call.unary(body, kv::compact)).await,
-        Method::RangeStream => Box::pin(call.stream(body, kv::range_stream)).await,
-        Method::Watch => call.bidi(body, watch_service::watch),
-        Method::LeaseGrant => Box::pin(call.unary(body, lease::grant)).await,
-        Method::LeaseRevoke => Box::pin(call.unary(body, lease::revoke)).await,
-        Method::LeaseKeepAlive => call.bidi(body, lease::keep_alive),
-        Method::LeaseTimeToLive => Box::pin(call.unary(body, lease::time_to_live)).await,
-        Method::LeaseLeases => Box::pin(call.unary(body, lease::leases)).await,
-        Method::MemberList => Box::pin(call.unary(body, cluster::member_list)).await,
-        Method::MemberAdd => Box::pin(call.unary(body, cluster::member_add)).await,
-        Method::MemberRemove => Box::pin(call.unary(body, cluster::member_remove)).await,
-        Method::MemberUpdate => Box::pin(call.unary(body, cluster::member_update)).await,
-        Method::MemberPromote => Box::pin(call.unary(body, cluster::member_promote)).await,
-        Method::Status => Box::pin(call.unary(body, maintenance::status)).await,
-        Method::Alarm => Box::pin(call.unary(body, maintenance::alarm)).await,
-        Method::Defragment => Box::pin(call.unary(body, maintenance::defragment)).await,
-        Method::Hash => Box::pin(call.unary(body, maintenance::hash)).await,
-        Method::HashKv => Box::pin(call.unary(body, maintenance::hash_kv)).await,
-        Method::Snapshot => Box::pin(call.stream(body, maintenance::snapshot)).await,
-        Method::MoveLeader => Box::pin(call.unary(body, maintenance::move_leader)).await,
-        Method::Downgrade => Box::pin(call.unary(body, maintenance::downgrade)).await,
-        Method::AuthStatus => Box::pin(call.unary(body, cluster::auth_status)).await,
-        Method::Authenticate => Box::pin(call.unary(body, cluster::authenticate)).await,
-        Method::HealthCheck => Box::pin(call.unary(body, health::check)).await,
-        Method::HealthWatch => Box::pin(call.stream(body, health::watch)).await,
+    let Some(timeout) = timeout else { return call.dispatch(body).await };
+    // Whoever sets a deadline pays for it. What was proposed by then may still happen, as with a client that leaves.
+    match tokio::time::timeout(timeout, Box::pin(call.dispatch(body))).await {
+        Ok(response) => response,
+        Err(_) => refusal(&Status::deadline_exceeded("context deadline exceeded")),
     }
 }
 
@@ -161,6 +137,42 @@ pub async fn end(shared: &Shared, no_leader: &mut Option<watch::Receiver<u64>>) 
 }
 
 impl<'a> Call<'a> {
+    /// Answers the call. Of a stream, this is only its start.
+    async fn dispatch(self, body: Incoming) -> Response<Body> {
+        match self.method {
+            Method::Range => self.unary(body, kv::range).await,
+            Method::Put => self.unary(body, kv::put).await,
+            Method::Txn => self.unary(body, kv::txn).await,
+            Method::DeleteRange => self.unary(body, kv::delete_range).await,
+            // Boxed, so that what is rare does not make every request's future larger.
+            Method::Compact => Box::pin(self.unary(body, kv::compact)).await,
+            Method::RangeStream => Box::pin(self.stream(body, kv::range_stream)).await,
+            Method::Watch => self.bidi(body, watch_service::watch),
+            Method::LeaseGrant => Box::pin(self.unary(body, lease::grant)).await,
+            Method::LeaseRevoke => Box::pin(self.unary(body, lease::revoke)).await,
+            Method::LeaseKeepAlive => self.bidi(body, lease::keep_alive),
+            Method::LeaseTimeToLive => Box::pin(self.unary(body, lease::time_to_live)).await,
+            Method::LeaseLeases => Box::pin(self.unary(body, lease::leases)).await,
+            Method::MemberList => Box::pin(self.unary(body, cluster::member_list)).await,
+            Method::MemberAdd => Box::pin(self.unary(body, cluster::member_add)).await,
+            Method::MemberRemove => Box::pin(self.unary(body, cluster::member_remove)).await,
+            Method::MemberUpdate => Box::pin(self.unary(body, cluster::member_update)).await,
+            Method::MemberPromote => Box::pin(self.unary(body, cluster::member_promote)).await,
+            Method::Status => Box::pin(self.unary(body, maintenance::status)).await,
+            Method::Alarm => Box::pin(self.unary(body, maintenance::alarm)).await,
+            Method::Defragment => Box::pin(self.unary(body, maintenance::defragment)).await,
+            Method::Hash => Box::pin(self.unary(body, maintenance::hash)).await,
+            Method::HashKv => Box::pin(self.unary(body, maintenance::hash_kv)).await,
+            Method::Snapshot => Box::pin(self.stream(body, maintenance::snapshot)).await,
+            Method::MoveLeader => Box::pin(self.unary(body, maintenance::move_leader)).await,
+            Method::Downgrade => Box::pin(self.unary(body, maintenance::downgrade)).await,
+            Method::AuthStatus => Box::pin(self.unary(body, cluster::auth_status)).await,
+            Method::Authenticate => Box::pin(self.unary(body, cluster::authenticate)).await,
+            Method::HealthCheck => Box::pin(self.unary(body, health::check)).await,
+            Method::HealthWatch => Box::pin(self.stream(body, health::watch)).await,
+        }
+    }
+
     async fn unary<Q, A, F>(self, body: Incoming, handler: impl FnOnce(&'a Shared, Q) -> F) -> Response<Body>
     where
         Q: Message + Default,

@@ -147,3 +147,22 @@ async fn beyond_the_bound_a_request_is_refused() {
     serves(&server).await;
     server.server.shutdown().await;
 }
+
+#[tokio::test]
+async fn a_request_is_given_up_at_the_clients_deadline() {
+    let server = start(&[]).await;
+    let mut client = h2_client(&server).await.ready().await.unwrap();
+    let request = http::Request::post("http://x/etcdserverpb.KV/Put")
+        .header("content-type", "application/grpc")
+        .header("grpc-timeout", "100m")
+        .body(());
+    // Its message never comes.
+    let (response, _stream) = client.send_request(request.unwrap(), false).unwrap();
+    let response = tokio::time::timeout(Duration::from_secs(10), response).await.expect("an answer").unwrap();
+    assert_eq!(response.headers()["grpc-status"], "4");
+    assert_eq!(response.headers()["grpc-message"], "context%20deadline%20exceeded");
+    let mut request = tonic::Request::new(pb::RangeRequest { key: "a".into(), ..Default::default() });
+    request.set_timeout(Duration::from_secs(30));
+    server.kv().await.range(request).await.unwrap();
+    server.server.shutdown().await;
+}
