@@ -15,7 +15,7 @@ pub enum InitialClusterState {
     Existing,
 }
 
-/// Told how long each fsync of the write-ahead log took.
+/// Told how long each fsync took.
 #[derive(Clone)]
 pub struct FsyncObserver(pub Arc<dyn Fn(Duration) + Send + Sync>);
 
@@ -92,6 +92,8 @@ pub struct Config {
     pub unsafe_no_fsync: bool,
     /// Told how long each fsync of the write-ahead log took: for a histogram.
     pub fsync_observer: Option<FsyncObserver>,
+    /// Told how long each flush of the storage engine took, which makes durable what was drained to it: for a histogram.
+    pub flush_observer: Option<FsyncObserver>,
 }
 
 impl Default for Config {
@@ -129,6 +131,7 @@ impl Default for Config {
             compaction_pause: Duration::from_millis(10),
             unsafe_no_fsync: false,
             fsync_observer: None,
+            flush_observer: None,
         }
     }
 }

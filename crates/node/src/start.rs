@@ -242,6 +242,7 @@ fn upkeep_options(config: &Config) -> UpkeepOptions {
         wal_keep_bytes: config.wal_keep_bytes,
         compaction_batch: config.compaction_batch,
         compaction_pause: config.compaction_pause,
+        flush_observer: config.flush_observer.clone(),
     }
 }
 

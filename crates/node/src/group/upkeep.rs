@@ -3,6 +3,7 @@
 
 use super::{Group, GroupState};
 use crate::Error;
+use crate::config::FsyncObserver;
 use crate::raft::last_of;
 use quorate_core::{Alarm, AlarmKind, Command};
 use quorate_storage::{Progress, StorageError, Store};
@@ -36,6 +37,7 @@ pub(crate) struct UpkeepOptions {
     pub wal_keep_bytes: u64,
     pub compaction_batch: usize,
     pub compaction_pause: Duration,
+    pub flush_observer: Option<FsyncObserver>,
 }
 
 /// The upkeep of one group.
@@ -200,8 +202,12 @@ impl Upkeep {
 
     /// Returns the log index up to which everything is durable in the engine.
     fn flush(&mut self) -> Result<u64, StorageError> {
+        let began = Instant::now();
         let durable = self.store.flush()?;
         self.last_flush = Instant::now();
+        if let Some(FsyncObserver(observe)) = &self.options.flush_observer {
+            observe(self.last_flush - began);
+        }
         self.unflushed_bytes = 0;
         self.dirty = false;
         Ok(last_of(durable).map_or(0, |(_, index)| index))
