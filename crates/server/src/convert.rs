@@ -96,6 +96,8 @@ fn compare(compare: pb::Compare) -> Result<Compare, Status> {
     if compare.key.is_empty() {
         return Err(rejected(Rejection::EmptyKey));
     }
+    let range = KeyRange::from_wire(compare.key, compare.range_end);
+    let unknown_result = Wire::try_from(compare.result).is_err();
     // A value of another field than the target counts as not given: 0, or empty.
     let target = match (Target::try_from(compare.target), compare.target_union) {
         (Ok(Target::Version), Some(Value::Version(version))) => CompareTarget::Version(version),
@@ -108,16 +110,27 @@ fn compare(compare: pb::Compare) -> Result<Compare, Status> {
         (Ok(Target::Value), _) => CompareTarget::Value(bytes::Bytes::new()),
         (Ok(Target::Lease), Some(Value::Lease(lease))) => CompareTarget::Lease(LeaseId::new(lease)),
         (Ok(Target::Lease), _) => CompareTarget::Lease(LeaseId::NONE),
-        (Err(_), _) => return Err(Status::invalid_argument("etcdserver: invalid compare target")),
+        (Err(_), _) => return Ok(compare_unknown(range, compare.result == Wire::Equal as i32 || unknown_result)),
     };
     let result = match Wire::try_from(compare.result) {
         Ok(Wire::Equal) => CompareResult::Equal,
         Ok(Wire::Greater) => CompareResult::Greater,
         Ok(Wire::Less) => CompareResult::Less,
         Ok(Wire::NotEqual) => CompareResult::NotEqual,
-        Err(_) => return Err(Status::invalid_argument("etcdserver: invalid compare result")),
+        // etcd finds it true, but for the value of a missing key, which is never found to be anything.
+        Err(_) if matches!(target, CompareTarget::Value(_)) => {
+            return Ok(Compare { range, result: CompareResult::Greater, target: CompareTarget::Version(0) });
+        }
+        Err(_) => return Ok(compare_unknown(range, true)),
     };
-    Ok(Compare { range: KeyRange::from_wire(compare.key, compare.range_end), result, target })
+    Ok(Compare { range, result, target })
+}
+
+/// A compare by a field that only a newer client knows. etcd finds every key equal by it: this one always holds, or never.
+fn compare_unknown(range: KeyRange, holds: bool) -> Compare {
+    let result = if holds { CompareResult::NotEqual } else { CompareResult::Equal };
+    // No version is negative.
+    Compare { range, result, target: CompareTarget::Version(-1) }
 }
 
 /// A request for a watcher. An empty key is the first possible key, as in etcd.

@@ -70,7 +70,26 @@ fn a_compare_takes_the_field_that_its_target_names() {
     ] {
         assert_eq!(compare(request).unwrap().target, expected);
     }
-    assert!(compare(pb::Compare { key: "a".into(), result: 9, ..Default::default() }).is_err());
+}
+
+#[test]
+fn a_compare_by_what_is_unknown_holds_as_in_etcd() {
+    let wire = |target, result| pb::Compare { key: "a".into(), target, result, ..Default::default() };
+    let (always, never) = ((CompareResult::NotEqual, -1), (CompareResult::Equal, -1));
+    let exists = (CompareResult::Greater, 0);
+    // Results: equal, greater, less, not equal, unknown. Targets: 3 is the value, 9 unknown.
+    for (target, result, expected) in
+        [(9, 0, always), (9, 1, never), (9, 2, never), (9, 3, never), (9, 9, always), (0, 9, always), (3, 9, exists)]
+    {
+        let request = pb::TxnRequest { compare: vec![wire(target, result)], ..Default::default() };
+        let (expected_result, version) = expected;
+        let expected = Compare {
+            range: KeyRange::Single("a".into()),
+            result: expected_result,
+            target: CompareTarget::Version(version),
+        };
+        assert_eq!(txn_request(request, 2).unwrap().compares, [expected], "target {target}, result {result}");
+    }
 }
 
 #[test]
