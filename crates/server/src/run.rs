@@ -94,13 +94,16 @@ impl Server {
         let fsyncs = Arc::new(Histogram::of_fsyncs());
         let observed = Arc::clone(&fsyncs);
         config.node.fsync_observer = Some(FsyncObserver(Arc::new(move |took| observed.observe(took))));
+        let flushes = Arc::new(Histogram::of_fsyncs());
+        let observed = Arc::clone(&flushes);
+        config.node.flush_observer = Some(FsyncObserver(Arc::new(move |took| observed.observe(took))));
         let node = Node::start(config.node.clone()).await.map_err(StartError::Node)?;
         let stopping = CancellationToken::new();
         let (leaderless, no_leader) = LeaderWatch::new(node.clone(), config.node.election_timeout);
         let shared = Arc::new(Shared::new(
             node.clone(),
             &config,
-            Metrics::new(config.metrics_extensive, fsyncs),
+            Metrics::new(config.metrics_extensive, fsyncs, flushes),
             no_leader,
             stopping.clone(),
         ));

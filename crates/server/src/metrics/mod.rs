@@ -64,7 +64,7 @@ impl Histogram {
         }
     }
 
-    /// For fsyncs of the write-ahead log.
+    /// For fsyncs of the write-ahead log, and flushes of the engine.
     pub fn of_fsyncs() -> Self {
         Self::new(FSYNC_BOUNDS)
     }
@@ -129,6 +129,8 @@ pub struct Metrics {
     pub connections_closed: Counter,
     /// Fsyncs of the write-ahead log.
     pub fsyncs: Arc<Histogram>,
+    /// Flushes of the engine.
+    pub flushes: Arc<Histogram>,
     /// Defragmentations.
     pub defragmentations: Histogram,
     /// Snapshots that were sent to clients.
@@ -138,8 +140,8 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// All at 0, but for `fsyncs`, which the node observes already.
-    pub fn new(extensive: bool, fsyncs: Arc<Histogram>) -> Self {
+    /// All at 0, but for `fsyncs` and `flushes`, which the node observes already.
+    pub fn new(extensive: bool, fsyncs: Arc<Histogram>, flushes: Arc<Histogram>) -> Self {
         let method = |_: &Method| MethodMetrics {
             latency: extensive.then(|| Histogram::new(CALL_BOUNDS)),
             ..MethodMetrics::default()
@@ -156,6 +158,7 @@ impl Metrics {
             connections_accepted: Counter::default(),
             connections_closed: Counter::default(),
             fsyncs,
+            flushes,
             defragmentations: Histogram::new(ENGINE_BOUNDS),
             snapshots: Histogram::new(ENGINE_BOUNDS),
             checks: crate::http::CheckMetrics::default(),

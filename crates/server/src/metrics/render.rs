@@ -122,6 +122,7 @@ fn histograms(text: &mut Text, shared: &Shared) {
     }
     for (name, help, durations) in [
         ("etcd_disk_wal_fsync_duration_seconds", "Fsyncs of the write-ahead log.", &*shared.metrics.fsyncs),
+        ("etcd_disk_backend_commit_duration_seconds", "Flushes of the storage engine.", &shared.metrics.flushes),
         ("etcd_disk_backend_defrag_duration_seconds", "Defragmentations.", &shared.metrics.defragmentations),
         ("etcd_disk_backend_snapshot_duration_seconds", "Snapshots sent to clients.", &shared.metrics.snapshots),
     ] {

@@ -1,6 +1,8 @@
 //! Plain HTTP on the clients' port.
 
 use crate::harness::start;
+use quorate_proto::etcdserverpb as pb;
+use std::time::Duration;
 
 fn parts(response: &str) -> (&str, &str) {
     let (head, body) = response.split_once("\r\n\r\n").unwrap();
@@ -42,6 +44,26 @@ async fn an_alarm_makes_the_member_unhealthy_unless_it_is_excluded() {
     );
     assert_eq!(parts(&server.http("GET", "/health?exclude=NOSPACE").await).0, "HTTP/1.1 200 OK");
     assert_eq!(parts(&server.http("GET", "/readyz").await).0, "HTTP/1.1 200 OK");
+    server.server.shutdown().await;
+}
+
+#[tokio::test]
+async fn flushes_of_the_engine_are_timed() {
+    let server = start(&[]).await;
+    let put = pb::PutRequest { key: "a".into(), value: "1".into(), ..Default::default() };
+    server.kv().await.put(put).await.unwrap();
+    let counted = async {
+        loop {
+            let response = server.http("GET", "/metrics").await;
+            let name = "etcd_disk_backend_commit_duration_seconds_count ";
+            let count = response.lines().find_map(|line| line.strip_prefix(name)).expect("the metric");
+            if count.trim() != "0" {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), counted).await.expect("a flush");
     server.server.shutdown().await;
 }
 
