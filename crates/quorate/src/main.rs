@@ -24,10 +24,6 @@ use std::process::ExitCode;
 
 use failure::Failure;
 
-/// The server lives for months with many small objects of all ages: this allocator gives memory back, and takes less time.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
     if arguments.get(1).is_some_and(|command| command == "server") {
