@@ -139,11 +139,15 @@ impl Upkeep {
             if report.empty {
                 break;
             }
+            // Under a load that fills the tail as fast as it is drained, the flush must have its turn: the log goes behind it.
+            if self.flush_is_due() {
+                self.state.drain_news.notify_one();
+                break;
+            }
         }
-        let due = self.last_flush.elapsed() >= self.options.flush_interval;
         // Also while nothing is written: the checkpoint goes on until a restart has nothing to read beside it.
         let work = self.dirty || self.store.metrics().checkpoint_keys > 0;
-        if work && (due || self.unflushed_bytes >= self.options.flush_bytes) {
+        if work && self.flush_is_due() {
             self.checkpoint()?;
             let durable = self.flush()?;
             self.purge_log(durable).await;
@@ -188,16 +192,22 @@ impl Upkeep {
         });
     }
 
-    /// At leisure while little waits; faster the more does, so that a restart never has much to read.
+    /// At leisure while little waits; faster the more does, and as fast as it goes while nothing is written, so that a restart
+    /// has little to read. (A checkpoint counts when its walk over the keys is through.)
     fn checkpoint(&self) -> Result<(), StorageError> {
         let waiting = self.store.metrics().checkpoint_keys as usize;
-        let steps = (waiting / CHECKPOINT_KEYS / 2).clamp(1, CHECKPOINT_STEPS_MAX);
+        let wanted = if self.dirty { waiting / CHECKPOINT_KEYS / 2 } else { CHECKPOINT_STEPS_MAX };
+        let steps = wanted.clamp(1, CHECKPOINT_STEPS_MAX);
         for _ in 0..steps {
             if self.store.checkpoint_step(CHECKPOINT_KEYS)? == Progress::Idle {
                 break;
             }
         }
         Ok(())
+    }
+
+    fn flush_is_due(&self) -> bool {
+        self.last_flush.elapsed() >= self.options.flush_interval || self.unflushed_bytes >= self.options.flush_bytes
     }
 
     /// Returns the log index up to which everything is durable in the engine.
