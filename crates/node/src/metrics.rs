@@ -27,7 +27,7 @@ fn raft(running: &Running) -> Vec<Figure> {
     let figures = &group.state.figures;
     let wal = running.wal.metrics();
     vec![
-        ("etcd_server_has_leader", "gauge", "Whether or not a leader exists.", flag(role.leader.is_some())),
+        ("etcd_server_has_leader", "gauge", "Whether or not a leader exists.", flag(group.has_leader())),
         ("etcd_server_is_leader", "gauge", "Whether or not this member is a leader.", flag(role.is_leader)),
         ("etcd_server_is_learner", "gauge", "Whether or not this member is a learner.", flag(role.is_learner)),
         (

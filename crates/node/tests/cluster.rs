@@ -58,6 +58,8 @@ async fn one_node_keeps_what_it_acknowledged_over_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let configs = configs(dir.path(), &[EngineKind::Redb]);
     let node = start(&configs).await.remove(0);
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert!(node.has_leader(), "a member that needs no other leads, however long it hears from none");
     for i in 0..100 {
         let answer = node.put(put(&format!("k{i}"), "v")).await.unwrap();
         assert_eq!(answer.header.revision, Revision::new(i + 2));

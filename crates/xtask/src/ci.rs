@@ -1,6 +1,6 @@
 //! `cargo xtask ci`, and the parts of it that are commands of their own.
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Result, bail};
 
@@ -63,7 +63,17 @@ fn build() -> Result<()> {
     exec(cargo().args(["build", "--locked", "--workspace", "--bins", "--tests", "--examples"]))
 }
 
+/// The test runner is a cargo subcommand of its own: a machine that has just got Rust does not have it.
+fn install_nextest() -> Result<()> {
+    let there = cargo().args(["nextest", "--version"]).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    if there.is_ok_and(|status| status.success()) {
+        return Ok(());
+    }
+    exec(cargo().args(["install", "cargo-nextest", "--locked"]))
+}
+
 fn nextest(args: &[String]) -> Result<()> {
+    install_nextest()?;
     build()?;
     let mut command = cargo();
     command.args(["nextest", "run", "--locked", "--workspace"]).args(args);

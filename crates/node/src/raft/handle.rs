@@ -259,10 +259,15 @@ impl<H: ApplyHooks> RaftGroup<H> {
         self.raft.metrics().borrow_watched().running_state.as_ref().err().map(ToString::to_string)
     }
 
-    /// Leader only: how long ago a quorum last acknowledged this leader; `None` if never, or if it does not lead.
+    /// Leader only: how long ago a quorum last acknowledged this leader; `None` if never, if it does not lead, or if it needs
+    /// nobody but itself.
     pub(crate) fn since_quorum_ack(&self) -> Option<Duration> {
         let metrics = self.raft.metrics();
-        let acked = metrics.borrow_watched().last_quorum_acked?;
+        let metrics = metrics.borrow_watched();
+        if metrics.membership_config.membership().voter_ids().count() <= 1 {
+            return None;
+        }
+        let acked = metrics.last_quorum_acked?;
         Some(acked.elapsed())
     }
 
