@@ -12,6 +12,7 @@ pub mod env;
 mod error;
 mod error_code;
 mod group;
+mod health;
 pub mod lease_clock;
 mod membership;
 mod metrics;
@@ -26,6 +27,7 @@ pub mod watch;
 
 pub use config::*;
 pub use error::*;
+pub use health::{MemberHealth, MemberState};
 pub use node::*;
 pub use quorate_core as core;
 pub use quorate_storage::HashKv;

@@ -1,7 +1,7 @@
 //! [`Node`]: the public face of this crate.
 
 use crate::env::{Env, OsEnv};
-use crate::group::Written;
+use crate::group::{Group, Written};
 use crate::peer::PeerError;
 use crate::snapshot::SnapshotReader;
 use crate::start::{self, Running};
@@ -180,6 +180,10 @@ impl Node {
     /// The cluster.
     pub fn cluster_id(&self) -> ClusterId {
         ClusterId::new(self.running.identity.cluster_id)
+    }
+
+    pub(crate) fn group(&self) -> &Group {
+        &self.running.group
     }
 
     /// The header of an answer that is made now.

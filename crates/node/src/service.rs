@@ -107,6 +107,7 @@ impl Service {
                 Ok(Answer::MemberChange(pb::MemberChangeReply { added, index }))
             }
             Ask::ClusterInfo(_) => self.cluster_info().map(Answer::ClusterInfo),
+            Ask::Status(_) => Ok(Answer::Status(crate::health::local(group, &self.config))),
             Ask::MemberChange(_)
             | Ask::Append(_)
             | Ask::SnapshotBegin(_)

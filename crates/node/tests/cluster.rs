@@ -101,6 +101,10 @@ async fn three_nodes_of_different_engines_agree_and_survive_the_loss_of_the_lead
 
     let leader = nodes[0].status().leader.unwrap();
     let at = nodes.iter().position(|n| n.member_id() == leader).unwrap();
+    let health = nodes[0].cluster_health().await.unwrap();
+    assert_eq!(health.iter().filter(|m| m.state.as_ref().is_ok_and(|s| s.errors.is_empty())).count(), 3, "{health:?}");
+    assert_eq!(health.iter().filter(|m| m.state.as_ref().is_ok_and(|s| s.engine == "sled")).count(), 1);
+    assert_eq!(health.iter().filter(|m| m.state.as_ref().is_ok_and(|s| s.is_leader)).count(), 1);
     let lost = nodes.remove(at);
     lost.shutdown().await;
     drop(lost);

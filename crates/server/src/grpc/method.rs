@@ -92,6 +92,7 @@ methods! {
     Authenticate Unary "/etcdserverpb.Auth/Authenticate";
     HealthCheck Unary "/grpc.health.v1.Health/Check";
     HealthWatch ServerStream "/grpc.health.v1.Health/Watch";
+    ClusterHealth Unary "/quorate.v1.Quorate/ClusterHealth";
 }
 
 impl Method {
@@ -118,7 +119,7 @@ impl Method {
 
 /// What grpc-go says of a path that leads nowhere.
 pub fn unknown(path: &str) -> String {
-    const SERVICES: [&str; 7] = [
+    const SERVICES: [&str; 8] = [
         "etcdserverpb.KV",
         "etcdserverpb.Watch",
         "etcdserverpb.Lease",
@@ -126,6 +127,7 @@ pub fn unknown(path: &str) -> String {
         "etcdserverpb.Maintenance",
         "etcdserverpb.Auth",
         "grpc.health.v1.Health",
+        "quorate.v1.Quorate",
     ];
     match path.strip_prefix('/').and_then(|path| path.rsplit_once('/')) {
         Some((service, method)) if SERVICES.contains(&service) => {

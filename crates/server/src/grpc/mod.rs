@@ -12,7 +12,7 @@ mod timeout;
 mod track;
 
 use crate::limits::{Gauge, Taken};
-use crate::service::{cluster, health, kv, lease, maintenance, watch as watch_service};
+use crate::service::{cluster, extension, health, kv, lease, maintenance, watch as watch_service};
 use crate::shared::Shared;
 use crate::status::{rejected, status};
 pub use body::{Body, Out};
@@ -170,6 +170,7 @@ impl<'a> Call<'a> {
             Method::Authenticate => Box::pin(self.unary(body, cluster::authenticate)).await,
             Method::HealthCheck => Box::pin(self.unary(body, health::check)).await,
             Method::HealthWatch => Box::pin(self.stream(body, health::watch)).await,
+            Method::ClusterHealth => Box::pin(self.unary(body, extension::cluster_health)).await,
         }
     }
 

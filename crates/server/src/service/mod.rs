@@ -1,6 +1,7 @@
 //! What each gRPC method does: convert, ask the node, convert back. Knows messages, not frames or sockets.
 
 pub mod cluster;
+pub mod extension;
 pub mod health;
 pub mod kv;
 pub mod lease;

@@ -1,0 +1,41 @@
+//! What Quorate offers beyond etcd's API.
+
+use crate::shared::Shared;
+use crate::status::status;
+use quorate_node::MemberHealth;
+use quorate_proto::quorate_v1 as pb;
+use tonic::Status;
+
+/// Asks every member how it is.
+pub async fn cluster_health(shared: &Shared, _: pb::ClusterHealthRequest) -> Result<pb::ClusterHealthResponse, Status> {
+    let members = shared.node.cluster_health().await.map_err(|error| status(&error))?;
+    Ok(pb::ClusterHealthResponse {
+        cluster_id: shared.node.cluster_id().get(),
+        member_id: shared.node.member_id().get(),
+        members: members.into_iter().map(member).collect(),
+    })
+}
+
+fn member(health: MemberHealth) -> pb::MemberHealth {
+    let known = pb::MemberHealth {
+        id: health.id.get(),
+        name: health.name,
+        is_learner: health.is_learner,
+        ..pb::MemberHealth::default()
+    };
+    match health.state {
+        Ok(state) => pb::MemberHealth {
+            is_leader: state.is_leader,
+            raft_term: state.term.get(),
+            applied_index: state.applied_index.get(),
+            committed_index: state.committed_index.get(),
+            revision: state.revision.get(),
+            compacted_revision: state.compacted.get(),
+            db_size: state.db_size_bytes,
+            engine: state.engine,
+            errors: state.errors,
+            ..known
+        },
+        Err(reason) => pb::MemberHealth { errors: vec![reason], ..known },
+    }
+}
