@@ -276,6 +276,9 @@ fn mask_after(text: &str, name: &str) -> String {
     masked
 }
 
+/// Hexadecimal digits of an id at its full width.
+const ID_DIGITS: usize = 16;
+
 /// Replaces runs of 12 or more hexadecimal digits, and so decimal ids too.
 fn mask_ids(text: &str) -> String {
     let mut masked = String::new();
@@ -284,6 +287,13 @@ fn mask_ids(text: &str) -> String {
         let run = &rest[start..];
         let end = run.find(|c: char| !c.is_ascii_hexdigit()).unwrap_or(run.len());
         masked += &rest[..start];
+        // An id that begins with a zero is padded to its full width with a blank.
+        let padding = if end >= 12 { ID_DIGITS.saturating_sub(end) } else { 0 };
+        for _ in 0..padding {
+            if masked.ends_with("  ") {
+                masked.pop();
+            }
+        }
         masked += if end >= 12 { "ID" } else { &run[..end] };
         rest = &run[end..];
     }
