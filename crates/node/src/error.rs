@@ -2,6 +2,7 @@
 //! outcome says so), and fatal (disk or corruption: the node stops).
 
 use quorate_core::Rejection;
+use quorate_storage::StorageError;
 
 /// Why a request failed. `Display` gives etcd's text where etcd has the error.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -78,4 +79,15 @@ pub enum Error {
     /// The disk failed or data is damaged: the node stops serving. The text says where and what to do.
     #[error("{0}")]
     Fatal(String),
+}
+
+/// What a failure of storage is to whoever asked: a revision that is not there is the client's fault (also where compaction
+/// overtook a reader), all else is the disk's.
+pub(crate) fn storage_error(error: StorageError) -> Error {
+    match error {
+        StorageError::Rejected(rejection) => Error::Rejected(rejection),
+        StorageError::Engine(_) | StorageError::Corrupt { .. } | StorageError::NewerFormat { .. } => {
+            Error::Fatal(error.to_string())
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! [`Node`]: the public face of this crate.
 
 use crate::env::{Env, OsEnv};
+use crate::error::storage_error;
 use crate::group::{Group, Written};
 use crate::peer::PeerError;
 use crate::snapshot::SnapshotReader;
@@ -16,7 +17,7 @@ use quorate_core::{
     RangeReply, RangeRequest, Rejection, Reply, Revision, Term, Txn, TxnReply, View,
 };
 use quorate_proto::peer_v1 as pb;
-use quorate_storage::{HashKv, ReadView, StorageError};
+use quorate_storage::{HashKv, ReadView};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -678,13 +679,6 @@ impl Node {
     /// The node's figures in Prometheus text format.
     pub fn metrics_text(&self) -> String {
         crate::metrics::text(&self.running)
-    }
-}
-
-fn storage_error(error: StorageError) -> Error {
-    match error {
-        StorageError::Rejected(rejection) => Error::Rejected(rejection),
-        error => Error::Fatal(error.to_string()),
     }
 }
 

@@ -1,6 +1,7 @@
 //! What this member does for its peers.
 
 use crate::bootstrap::DataIdentity;
+use crate::error::storage_error;
 use crate::error_code;
 use crate::group::Group;
 use crate::peer::{PROTOCOL_VERSION, PeerService};
@@ -10,7 +11,7 @@ use pb::request::Kind as Ask;
 use pb::response::Kind as Answer;
 use quorate_core::{GroupId, MemberId};
 use quorate_proto::peer_v1 as pb;
-use quorate_storage::{Installer, SnapshotMeta, StorageError};
+use quorate_storage::{Installer, SnapshotMeta};
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
@@ -171,10 +172,6 @@ pub(crate) fn wiped_text(member: u64) -> String {
          old one back, or remove the member (`quorate member remove {member:x}`), add it again (`quorate member add`), and \
          start it with an empty data directory and --initial-cluster-state existing"
     )
-}
-
-fn storage_error(error: StorageError) -> Error {
-    Error::Fatal(error.to_string())
 }
 
 fn failure(error: &Error) -> pb::Failure {

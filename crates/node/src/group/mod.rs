@@ -12,6 +12,7 @@ pub(crate) use upkeep::{Upkeep, UpkeepOptions};
 
 use crate::Error;
 use crate::env::Env;
+use crate::error::storage_error;
 use crate::peer::Peers;
 use crate::raft::{ProposeError, RaftGroup, RaftOptions, Role, entry_body, last_of};
 use crate::watch::{History, ProgressJitter, WatchHub, WatchOptions};
@@ -272,14 +273,6 @@ fn txn_bytes(txn: &quorate_core::Txn) -> usize {
 
 /// Where watchers read what they missed.
 struct StoreHistory(Arc<Store>);
-
-fn storage_error(error: quorate_storage::StorageError) -> Error {
-    match error {
-        // Compaction overtook the reader: its watchers are canceled, the stream goes on.
-        quorate_storage::StorageError::Rejected(rejection) => Error::Rejected(rejection),
-        error => Error::Fatal(error.to_string()),
-    }
-}
 
 impl History for StoreHistory {
     fn compacted(&self) -> Revision {
