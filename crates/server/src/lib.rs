@@ -6,6 +6,7 @@
 mod authority;
 mod compactor;
 mod config;
+mod connection;
 mod convert;
 mod error;
 mod grpc;

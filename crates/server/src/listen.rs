@@ -6,6 +6,7 @@
 use crate::StartError;
 use crate::authority::Tolerant;
 use crate::config::{Endpoint, Limits};
+use crate::connection::{Connection, Remote};
 use crate::grpc::{self, Body};
 use crate::http as plain_http;
 use crate::inline::{InlineExecutor, Requests};
@@ -168,29 +169,31 @@ impl Acceptor {
     async fn accept_one(&self, listener: &Listener, permit: OwnedSemaphorePermit) -> io::Result<()> {
         match &listener.socket {
             Socket::Tcp(socket) => {
-                let (stream, _) = socket.accept().await?;
+                let (stream, address) = socket.accept().await?;
                 // Small answers must not wait for more to come.
                 stream.set_nodelay(true)?;
-                self.tasks.spawn(self.clone().connection(stream, listener.serves, permit));
+                self.tasks.spawn(self.clone().connection(stream, Remote::Tcp(address), listener.serves, permit));
             }
             Socket::Unix(socket) => {
                 let (stream, _) = socket.accept().await?;
-                self.tasks.spawn(self.clone().connection(stream, listener.serves, permit));
+                self.tasks.spawn(self.clone().connection(stream, Remote::Unix, listener.serves, permit));
             }
         }
         Ok(())
     }
 
-    async fn connection<I>(self, stream: I, serves: Serves, _permit: OwnedSemaphorePermit)
+    async fn connection<I>(self, stream: I, remote: Remote, serves: Serves, _permit: OwnedSemaphorePermit)
     where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         self.shared.metrics.connections_accepted.increment();
         let active = Arc::new(AtomicBool::new(false));
+        let peer = Arc::new(Connection { remote, common_name: None });
         let service = {
-            let (shared, active) = (Arc::clone(&self.shared), Arc::clone(&active));
-            service_fn(move |request| {
+            let (shared, active, peer) = (Arc::clone(&self.shared), Arc::clone(&active), Arc::clone(&peer));
+            service_fn(move |mut request: Request<Incoming>| {
                 active.store(true, Relaxed);
+                request.extensions_mut().insert(Arc::clone(&peer));
                 serve(Arc::clone(&shared), serves, request)
             })
         };
@@ -212,7 +215,8 @@ impl Acceptor {
         };
         self.shared.metrics.connections_closed.increment();
         if let Err(error) = result {
-            tracing::debug!(error, "a connection ended with an error");
+            let common_name = peer.common_name.as_deref();
+            tracing::debug!(remote = %peer.remote, common_name, error, "a connection ended with an error");
         }
     }
 }
