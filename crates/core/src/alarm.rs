@@ -20,7 +20,10 @@ pub(crate) fn gate(alarms: &[Alarm], command: &Command) -> Result<(), Rejection>
         | Command::MemberPublish { .. }
         | Command::MemberForget { .. }
         | Command::AlarmActivate(_)
-        | Command::AlarmDeactivate(_) => (false, false),
+        | Command::AlarmDeactivate(_)
+        | Command::ClusterVersionSet(_)
+        | Command::DowngradeEnable(_)
+        | Command::DowngradeCancel => (false, false),
     };
     if changes && raised(AlarmKind::Corrupt) {
         return Err(Rejection::Corrupt);

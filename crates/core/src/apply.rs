@@ -1,6 +1,6 @@
 //! The door into the state machine. Finds out what a command does; writes nothing.
 
-use crate::{Command, Delta, Effects, Rejection, Reply, Revision, SystemChange, View, alarm, lease, txn};
+use crate::{Command, Delta, Effects, Rejection, Reply, Revision, SystemChange, View, alarm, lease, txn, versions};
 use alloc::vec;
 
 /// Why a command ended early: refused, or the view could not be read.
@@ -48,6 +48,9 @@ fn carry_out<V: View>(view: &V, command: &Command) -> Outcome<(Reply, Delta), V>
         Command::MemberForget { member } => Ok((Reply::Member, system(SystemChange::MemberRemove(*member)))),
         Command::AlarmActivate(alarm) => Ok(alarm::activate(view, *alarm)),
         Command::AlarmDeactivate(alarm) => Ok(alarm::deactivate(view, *alarm)),
+        Command::ClusterVersionSet(version) => Ok(versions::set(view, *version)),
+        Command::DowngradeEnable(target) => Ok(versions::enable(view, *target)?),
+        Command::DowngradeCancel => Ok(versions::cancel(view)?),
     }
 }
 

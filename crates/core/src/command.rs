@@ -1,6 +1,6 @@
 //! What can be asked of the state machine. A [`Command`] in the log changes state; a [`RangeRequest`] only reads.
 
-use crate::{Alarm, KeyRange, LeaseId, MemberAttributes, MemberId, Revision};
+use crate::{Alarm, ClusterVersion, KeyRange, LeaseId, MemberAttributes, MemberId, Revision};
 use alloc::vec::Vec;
 use bytes::Bytes;
 
@@ -48,6 +48,12 @@ pub enum Command {
     AlarmActivate(Alarm),
     /// Clear an alarm.
     AlarmDeactivate(Alarm),
+    /// All members have this version: what came with it may be used.
+    ClusterVersionSet(ClusterVersion),
+    /// Go back to this version, the one just below.
+    DowngradeEnable(ClusterVersion),
+    /// Stay, or be done with going back.
+    DowngradeCancel,
 }
 
 /// A transaction. All compares (also of nested transactions) are evaluated against the state before the outer one.

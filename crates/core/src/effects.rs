@@ -1,6 +1,6 @@
 //! What one command does: reply, storage delta and events come out together or not at all.
 
-use crate::{Alarm, Lease, LeaseId, MemberAttributes, MemberId, Record, Rejection, Reply, Revision};
+use crate::{Alarm, ClusterVersions, Lease, LeaseId, MemberAttributes, MemberId, Record, Rejection, Reply, Revision};
 use alloc::vec::Vec;
 
 /// The outcome of one [`Command`](crate::Command).
@@ -46,4 +46,6 @@ pub enum SystemChange {
     AlarmSet(Alarm),
     /// An alarm was cleared.
     AlarmRemove(Alarm),
+    /// The members agreed on something about versions.
+    VersionsSet(ClusterVersions),
 }

@@ -32,6 +32,7 @@ pub mod testing;
 mod tests;
 mod txn;
 mod types;
+mod versions;
 mod view;
 mod watch;
 
@@ -43,5 +44,6 @@ pub use lease::LEASE_TTL_SECONDS_MAX;
 pub use range::*;
 pub use reply::*;
 pub use types::*;
+pub use versions::check_downgrade;
 pub use view::*;
 pub use watch::WatchFilter;

@@ -1,7 +1,7 @@
 //! [`Overlay`]: a view, and what the command at work has written so far. Lets an op of a transaction read what came before
 //! it. Knows nothing of ops.
 
-use crate::{Alarm, Change, KeyMeta, KeyRange, Lease, LeaseId, Record, Rev, Revision, View};
+use crate::{Alarm, Change, ClusterVersions, KeyMeta, KeyRange, Lease, LeaseId, Record, Rev, Revision, View};
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use bytes::Bytes;
@@ -150,5 +150,9 @@ impl<V: View> View for Overlay<'_, V> {
 
     fn alarms(&self) -> Vec<Alarm> {
         self.view.alarms()
+    }
+
+    fn versions(&self) -> ClusterVersions {
+        self.view.versions()
     }
 }

@@ -1,7 +1,7 @@
 //! What comes back from the state machine: a [`Reply`], or a [`Rejection`] that is the client's fault, is the same on every
 //! replica, and has changed nothing.
 
-use crate::{Alarm, KeyValue, LeaseId, Revision};
+use crate::{Alarm, ClusterVersions, KeyValue, LeaseId, Revision};
 use alloc::vec::Vec;
 use core::fmt;
 
@@ -27,6 +27,8 @@ pub enum Reply {
     Member,
     /// To `AlarmActivate`: the alarm, raised by this command or before. To `AlarmDeactivate`: the alarm, if it was raised.
     Alarm(Vec<Alarm>),
+    /// To `ClusterVersionSet`, `DowngradeEnable` and `DowngradeCancel`: what is agreed on now.
+    Versions(ClusterVersions),
 }
 
 /// The answer to a [`Txn`](crate::Txn).
@@ -112,6 +114,14 @@ pub enum Rejection {
     LeaseTtlTooLarge,
     /// The request is larger than `max-request-bytes`.
     RequestTooLarge,
+    /// The target of a downgrade is not the version just below.
+    DowngradeTarget,
+    /// The cluster has no version yet, and so cannot go back.
+    VersionUnknown,
+    /// A downgrade is under way.
+    DowngradeInProcess,
+    /// No downgrade is under way.
+    NoDowngrade,
 }
 
 impl fmt::Display for Rejection {
@@ -132,6 +142,10 @@ impl fmt::Display for Rejection {
             Self::LeaseExists => "etcdserver: lease already exists",
             Self::LeaseTtlTooLarge => "etcdserver: too large lease TTL",
             Self::RequestTooLarge => "etcdserver: request is too large",
+            Self::DowngradeTarget => "etcdserver: invalid downgrade target version",
+            Self::VersionUnknown => "etcdserver: cluster version not found during downgrade",
+            Self::DowngradeInProcess => "etcdserver: cluster has a downgrade job in progress",
+            Self::NoDowngrade => "etcdserver: no inflight downgrade job",
         })
     }
 }

@@ -2,8 +2,8 @@
 
 use crate::codec::{decode_record, encode_record};
 use crate::{
-    Alarm, Change, Command, Delta, Effects, KeyMeta, KeyRange, Lease, LeaseId, MemberAttributes, MemberId, Record, Rev,
-    Revision, SystemChange, View, apply,
+    Alarm, Change, ClusterVersions, Command, Delta, Effects, KeyMeta, KeyRange, Lease, LeaseId, MemberAttributes,
+    MemberId, Record, Rev, Revision, SystemChange, View, apply,
 };
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
@@ -22,6 +22,7 @@ pub struct MemoryView {
     leases: BTreeMap<LeaseId, Lease>,
     alarms: BTreeSet<Alarm>,
     members: BTreeMap<MemberId, MemberAttributes>,
+    versions: ClusterVersions,
 }
 
 /// A record that the index names is not there.
@@ -53,6 +54,7 @@ impl MemoryView {
             leases: BTreeMap::new(),
             alarms: BTreeSet::new(),
             members: BTreeMap::new(),
+            versions: ClusterVersions::default(),
         }
     }
 
@@ -128,6 +130,7 @@ impl MemoryView {
             SystemChange::AlarmRemove(alarm) => {
                 self.alarms.remove(alarm);
             }
+            SystemChange::VersionsSet(versions) => self.versions = *versions,
         }
     }
 
@@ -199,5 +202,9 @@ impl View for MemoryView {
 
     fn alarms(&self) -> Vec<Alarm> {
         self.alarms.iter().copied().collect()
+    }
+
+    fn versions(&self) -> ClusterVersions {
+        self.versions
     }
 }

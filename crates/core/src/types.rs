@@ -306,6 +306,37 @@ pub struct MemberAttributes {
     pub data_dir_id: u64,
 }
 
+/// A version of the API that a cluster speaks, etcd's numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ClusterVersion {
+    /// 3, as long as etcd is at 3.
+    pub major: u32,
+    /// What etcd raises with each release.
+    pub minor: u32,
+}
+
+impl ClusterVersion {
+    /// The minor version just below; none below the first of a major version.
+    pub fn before(self) -> Option<Self> {
+        Some(Self { minor: self.minor.checked_sub(1)?, ..self })
+    }
+}
+
+impl fmt::Display for ClusterVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.major, self.minor)
+    }
+}
+
+/// What the members have agreed on about versions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClusterVersions {
+    /// The version that all members have. None until a leader has heard from all of them.
+    pub current: Option<ClusterVersion>,
+    /// Where a downgrade that is under way leads.
+    pub target: Option<ClusterVersion>,
+}
+
 /// An alarm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum AlarmKind {

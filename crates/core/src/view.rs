@@ -1,6 +1,6 @@
 //! What [`apply`](crate::apply) and [`range`](crate::range) read. Storage implements it; tests have a naive one.
 
-use crate::{Alarm, KeyMeta, KeyRange, Lease, LeaseId, Record, Rev, Revision};
+use crate::{Alarm, ClusterVersions, KeyMeta, KeyRange, Lease, LeaseId, Record, Rev, Revision};
 use alloc::vec::Vec;
 use bytes::Bytes;
 use core::ops::ControlFlow;
@@ -43,4 +43,7 @@ pub trait View {
 
     /// The alarms that are raised, sorted.
     fn alarms(&self) -> Vec<Alarm>;
+
+    /// What the members have agreed on about versions.
+    fn versions(&self) -> ClusterVersions;
 }

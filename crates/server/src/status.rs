@@ -46,12 +46,15 @@ pub fn rejected(rejection: Rejection) -> Status {
         | Rejection::TooManyOps
         | Rejection::DuplicateKey
         | Rejection::InvalidSortOption
-        | Rejection::RequestTooLarge => Code::InvalidArgument,
+        | Rejection::RequestTooLarge
+        | Rejection::DowngradeTarget => Code::InvalidArgument,
         Rejection::Compacted | Rejection::FutureRevision | Rejection::LeaseTtlTooLarge => Code::OutOfRange,
         Rejection::NoSpace => Code::ResourceExhausted,
         Rejection::Corrupt => Code::DataLoss,
         Rejection::LeaseNotFound => Code::NotFound,
-        Rejection::LeaseExists => Code::FailedPrecondition,
+        Rejection::LeaseExists | Rejection::VersionUnknown | Rejection::DowngradeInProcess | Rejection::NoDowngrade => {
+            Code::FailedPrecondition
+        }
     };
     Status::new(code, rejection.to_string())
 }
@@ -80,6 +83,10 @@ mod tests {
             (rejected(Rejection::LeaseTtlTooLarge), 11, "etcdserver: too large lease TTL"),
             (rejected(Rejection::RequestTooLarge), 3, "etcdserver: request is too large"),
             (rejected(Rejection::Corrupt), 15, "etcdserver: corrupt cluster"),
+            (rejected(Rejection::DowngradeTarget), 3, "etcdserver: invalid downgrade target version"),
+            (rejected(Rejection::VersionUnknown), 9, "etcdserver: cluster version not found during downgrade"),
+            (rejected(Rejection::DowngradeInProcess), 9, "etcdserver: cluster has a downgrade job in progress"),
+            (rejected(Rejection::NoDowngrade), 9, "etcdserver: no inflight downgrade job"),
             (Error::MemberExists, 9, "etcdserver: member ID already exist"),
             (Error::PeerUrlExists, 9, "etcdserver: Peer URLs already exists"),
             (

@@ -15,8 +15,8 @@ use crate::{ReadView, Result, StorageError};
 use bytes::{BufMut, Bytes, BytesMut};
 use parking_lot::{Mutex, MutexGuard, RwLock};
 use quorate_core::{
-    Alarm, Change, Delta, GroupId, KeyMeta, KeyRange, Lease, LeaseId, MemberAttributes, MemberId, Record, Rejection,
-    Rev, Revision, View,
+    Alarm, Change, ClusterVersions, Delta, GroupId, KeyMeta, KeyRange, Lease, LeaseId, MemberAttributes, MemberId,
+    Record, Rejection, Rev, Revision, View,
 };
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -254,6 +254,11 @@ impl Store {
         self.body().system.read().tables.alarms.iter().copied().collect()
     }
 
+    /// What the members have agreed on about versions.
+    pub fn versions(&self) -> ClusterVersions {
+        self.body().system.read().tables.versions
+    }
+
     /// Bytes that wait for the engine.
     pub fn tail_bytes(&self) -> usize {
         self.body().tail.read().bytes()
@@ -434,5 +439,9 @@ impl View for Writer<'_> {
 
     fn alarms(&self) -> Vec<Alarm> {
         self.body.system.read().tables.alarms.iter().copied().collect()
+    }
+
+    fn versions(&self) -> ClusterVersions {
+        self.body.system.read().tables.versions
     }
 }

@@ -2,11 +2,12 @@
 //! memory; each row is also a row in the engine. Which keys hang on a lease is derived from the index.
 //!
 //! Rows: `1 | lease id i64 BE` -> lease; `2 | member id u64 BE` -> attributes, both as [`quorate_core::codec`] has them;
-//! `3 | member id u64 BE` -> nothing (forgotten); `4 | member id u64 BE | alarm kind u8` -> nothing.
+//! `3 | member id u64 BE` -> nothing (forgotten); `4 | member id u64 BE | alarm kind u8` -> nothing; `5 | 0 u64` -> what is
+//! agreed on about versions.
 
 use bytes::Bytes;
 use quorate_core::{
-    Alarm, AlarmKind, KeyMeta, Lease, LeaseId, MemberAttributes, MemberId, Record, SystemChange, codec,
+    Alarm, AlarmKind, ClusterVersions, KeyMeta, Lease, LeaseId, MemberAttributes, MemberId, Record, SystemChange, codec,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,6 +15,7 @@ const TABLE_LEASE: u8 = 1;
 const TABLE_MEMBER: u8 = 2;
 const TABLE_FORGOTTEN: u8 = 3;
 const TABLE_ALARM: u8 = 4;
+const TABLE_VERSIONS: u8 = 5;
 
 const ALARM_NO_SPACE: u8 = 1;
 const ALARM_CORRUPT: u8 = 2;
@@ -25,6 +27,7 @@ pub(crate) enum SystemKey {
     Member(MemberId),
     Forgotten(MemberId),
     Alarm(Alarm),
+    Versions,
 }
 
 impl SystemKey {
@@ -46,6 +49,7 @@ impl SystemKey {
                 });
                 key
             }
+            Self::Versions => with_id(TABLE_VERSIONS, 0),
         }
     }
 
@@ -65,6 +69,7 @@ impl SystemKey {
                 };
                 Some(Self::Alarm(Alarm { member: MemberId::new(id), kind }))
             }
+            (TABLE_VERSIONS, []) if id == 0 => Some(Self::Versions),
             _ => None,
         }
     }
@@ -77,6 +82,7 @@ pub(crate) struct Tables {
     pub members: BTreeMap<MemberId, MemberAttributes>,
     pub forgotten: BTreeSet<MemberId>,
     pub alarms: BTreeSet<Alarm>,
+    pub versions: ClusterVersions,
 }
 
 impl Tables {
@@ -91,6 +97,7 @@ impl Tables {
             }
             SystemChange::AlarmSet(alarm) => drop(self.alarms.insert(*alarm)),
             SystemChange::AlarmRemove(alarm) => drop(self.alarms.remove(alarm)),
+            SystemChange::VersionsSet(versions) => self.versions = *versions,
         }
     }
 
@@ -100,7 +107,10 @@ impl Tables {
         let members = self.members.iter().map(|(id, member)| (SystemKey::Member(*id), encode_member(member)));
         let forgotten = self.forgotten.iter().map(|id| (SystemKey::Forgotten(*id), Vec::new()));
         let alarms = self.alarms.iter().map(|alarm| (SystemKey::Alarm(*alarm), Vec::new()));
-        leases.chain(members).chain(forgotten).chain(alarms)
+        // There is no row before there is something to say.
+        let versions = Some(self.versions).filter(|versions| *versions != ClusterVersions::default());
+        let versions = versions.map(|versions| (SystemKey::Versions, encode_versions(versions)));
+        leases.chain(members).chain(forgotten).chain(alarms).chain(versions)
     }
 
     /// Takes one row in; `None` if it cannot be decoded.
@@ -114,6 +124,7 @@ impl Tables {
             SystemKey::Member(id) => drop(self.members.insert(id, codec::decode_member_attributes(bytes).ok()?)),
             SystemKey::Forgotten(id) => drop(self.forgotten.insert(id)),
             SystemKey::Alarm(alarm) => drop(self.alarms.insert(alarm)),
+            SystemKey::Versions => self.versions = codec::decode_versions(bytes).ok()?,
         }
         Some(())
     }
@@ -130,6 +141,7 @@ pub(crate) fn row_changes(change: &SystemChange) -> Vec<(SystemKey, Option<Vec<u
         }
         SystemChange::AlarmSet(alarm) => vec![(SystemKey::Alarm(*alarm), Some(vec![]))],
         SystemChange::AlarmRemove(alarm) => vec![(SystemKey::Alarm(*alarm), None)],
+        SystemChange::VersionsSet(versions) => vec![(SystemKey::Versions, Some(encode_versions(*versions)))],
     }
 }
 
@@ -142,6 +154,12 @@ fn encode_lease(lease: &Lease) -> Vec<u8> {
 fn encode_member(member: &MemberAttributes) -> Vec<u8> {
     let mut row = Vec::new();
     codec::encode_member_attributes(member, &mut row);
+    row
+}
+
+fn encode_versions(versions: ClusterVersions) -> Vec<u8> {
+    let mut row = Vec::new();
+    codec::encode_versions(versions, &mut row);
     row
 }
 
@@ -182,6 +200,7 @@ impl Attachments {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use quorate_core::ClusterVersion;
 
     #[test]
     fn rows_read_back_and_sort_by_table() {
@@ -193,6 +212,10 @@ mod tests {
             SystemChange::MemberSet(MemberId::new(2), member),
             SystemChange::MemberRemove(MemberId::new(2)),
             SystemChange::AlarmSet(Alarm { member: MemberId::new(1), kind: AlarmKind::Corrupt }),
+            SystemChange::VersionsSet(ClusterVersions {
+                current: Some(ClusterVersion { major: 3, minor: 6 }),
+                target: Some(ClusterVersion { major: 3, minor: 5 }),
+            }),
         ] {
             tables.apply(&change);
         }

@@ -6,7 +6,7 @@ use crate::store::Body;
 use crate::tail::TailRecord;
 use crate::{Result, StorageError, rows};
 use bytes::Bytes;
-use quorate_core::{Alarm, KeyMeta, KeyRange, Lease, LeaseId, Record, Rev, Revision, View};
+use quorate_core::{Alarm, ClusterVersions, KeyMeta, KeyRange, Lease, LeaseId, Record, Rev, Revision, View};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -97,6 +97,10 @@ impl View for ReadView {
 
     fn alarms(&self) -> Vec<Alarm> {
         self.body.system.read().tables.alarms.iter().copied().collect()
+    }
+
+    fn versions(&self) -> ClusterVersions {
+        self.body.system.read().tables.versions
     }
 }
 

@@ -6,7 +6,10 @@ mod common;
 use bytes::Bytes;
 use common::{Entry, Model, alarm, all};
 use proptest::prelude::*;
-use quorate_core::{GroupId, Lease, LeaseId, MemberAttributes, MemberId, Rejection, Revision, SystemChange, View};
+use quorate_core::{
+    ClusterVersion, ClusterVersions, GroupId, Lease, LeaseId, MemberAttributes, MemberId, Rejection, Revision,
+    SystemChange, View,
+};
 use quorate_storage::engine::{Engine, EngineConfig, EngineKind, MemoryEngine, open_engine};
 use quorate_storage::{Progress, ReadView, SnapshotMeta, StorageError, Store, StoreConfig};
 use std::ops::ControlFlow;
@@ -24,6 +27,7 @@ enum Step {
     Revoke { lease: i64 },
     Member { id: u64, remove: bool },
     Alarm { id: u64, active: bool },
+    Version { minor: u8 },
     Membership { bytes: u8 },
     Compact { share: u8 },
     Drain { bytes: usize },
@@ -54,6 +58,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (1_i64..4).prop_map(|lease| Step::Revoke { lease }),
         1 => (1_u64..5, any::<bool>()).prop_map(|(id, remove)| Step::Member { id, remove }),
         1 => (1_u64..3, any::<bool>()).prop_map(|(id, active)| Step::Alarm { id, active }),
+        1 => (0_u8..4).prop_map(|minor| Step::Version { minor }),
         1 => any::<u8>().prop_map(|bytes| Step::Membership { bytes }),
         2 => any::<u8>().prop_map(|share| Step::Compact { share }),
         2 => (1_usize..3000).prop_map(|bytes| Step::Drain { bytes }),
@@ -171,6 +176,11 @@ impl Run<'_> {
                 let alarm = alarm(id);
                 let change = if active { SystemChange::AlarmSet(alarm) } else { SystemChange::AlarmRemove(alarm) };
                 model.run(&store, model.system(change));
+            }
+            Step::Version { minor } => {
+                let current = Some(ClusterVersion { major: 3, minor: minor.into() });
+                let target = current.and_then(ClusterVersion::before);
+                model.run(&store, model.system(SystemChange::VersionsSet(ClusterVersions { current, target })));
             }
             Step::Membership { bytes } => model.commit(&store, Entry::Membership(vec![bytes; 5].into())),
             Step::Compact { share } => {

@@ -1,7 +1,9 @@
 //! Commands, transactions and their ops.
 
 use super::primitive::{CodecError, CodecErrorKind, Reader, write_bytes, write_number, write_revision, write_signed};
-use super::system::{read_alarm, read_member_attributes, write_alarm, write_member_attributes};
+use super::system::{
+    read_alarm, read_member_attributes, read_version, write_alarm, write_member_attributes, write_version,
+};
 use crate::{
     Command, Compare, CompareResult, CompareTarget, DeleteRange, KeyRange, LeaseId, MemberId, Op, Put, RangeRequest,
     SortOrder, SortTarget, TXN_DEPTH_MAX, Txn,
@@ -17,6 +19,9 @@ const COMMAND_MEMBER_PUBLISH: u8 = 6;
 const COMMAND_MEMBER_FORGET: u8 = 7;
 const COMMAND_ALARM_ACTIVATE: u8 = 8;
 const COMMAND_ALARM_DEACTIVATE: u8 = 9;
+const COMMAND_CLUSTER_VERSION_SET: u8 = 10;
+const COMMAND_DOWNGRADE_ENABLE: u8 = 11;
+const COMMAND_DOWNGRADE_CANCEL: u8 = 12;
 
 pub(super) fn write_command(command: &Command, out: &mut Vec<u8>) {
     match command {
@@ -62,6 +67,15 @@ pub(super) fn write_command(command: &Command, out: &mut Vec<u8>) {
             out.push(COMMAND_ALARM_DEACTIVATE);
             write_alarm(*alarm, out);
         }
+        Command::ClusterVersionSet(version) => {
+            out.push(COMMAND_CLUSTER_VERSION_SET);
+            write_version(*version, out);
+        }
+        Command::DowngradeEnable(target) => {
+            out.push(COMMAND_DOWNGRADE_ENABLE);
+            write_version(*target, out);
+        }
+        Command::DowngradeCancel => out.push(COMMAND_DOWNGRADE_CANCEL),
     }
 }
 
@@ -83,6 +97,9 @@ pub(super) fn read_command(reader: &mut Reader) -> Result<Command, CodecError> {
         COMMAND_MEMBER_FORGET => Command::MemberForget { member: MemberId::new(reader.number()?) },
         COMMAND_ALARM_ACTIVATE => Command::AlarmActivate(read_alarm(reader)?),
         COMMAND_ALARM_DEACTIVATE => Command::AlarmDeactivate(read_alarm(reader)?),
+        COMMAND_CLUSTER_VERSION_SET => Command::ClusterVersionSet(read_version(reader)?),
+        COMMAND_DOWNGRADE_ENABLE => Command::DowngradeEnable(read_version(reader)?),
+        COMMAND_DOWNGRADE_CANCEL => Command::DowngradeCancel,
         tag => return reader.unknown_tag("command", tag),
     })
 }

@@ -11,6 +11,7 @@
 //! batch      = version=1 origin first_seq { command }..
 //! command    = tag 1 txn | 2 revision | 3 lease ttl | 4 lease | 5 { lease remaining }
 //!                | 6 member attributes | 7 member | 8 alarm | 9 alarm
+//!                | 10 version | 11 version | 12
 //! txn        = { compare } { op } { op }                    compares, success, failure
 //! op         = tag 1 read | 2 put | 3 delete | 4 txn
 //! read       = flags(serializable keys_only count_only) range limit revision order:tag target:tag
@@ -21,6 +22,7 @@
 //! compare    = range result:tag tag 0 version | 1 create | 2 mod | 3 value:bytes | 4 lease
 //! attributes = name:bytes { url:bytes } data_dir_id
 //! alarm      = member kind:tag
+//! version    = major minor
 //!
 //! record     = tag 1 rev key:bytes value-of-put             a put that creates its key
 //!                | 2 rev replaced:rev key:bytes value-of-put
@@ -29,7 +31,8 @@
 //! rev        = revision sub
 //! value-of-put = create version lease value:bytes
 //!
-//! In the small tables, each with its own version in front: lease = id ttl remaining; attributes; alarm.
+//! In the small tables, each with its own version in front: lease = id ttl remaining; attributes; alarm;
+//! versions = current target, each tag 0 | 1 version.
 //! ```
 //!
 //! Guarantees: decoding never panics and never allocates more than a small multiple of its input, whatever the input;
@@ -46,5 +49,6 @@ pub use entry::{Batch, BatchEncoder, Entry, EntryEncoder, decode_batch, decode_e
 pub use primitive::{CodecError, CodecErrorKind};
 pub use record::{decode_record, encode_record};
 pub use system::{
-    decode_alarm, decode_lease, decode_member_attributes, encode_alarm, encode_lease, encode_member_attributes,
+    decode_alarm, decode_lease, decode_member_attributes, decode_versions, encode_alarm, encode_lease,
+    encode_member_attributes, encode_versions,
 };

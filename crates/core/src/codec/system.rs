@@ -1,7 +1,7 @@
 //! The values of the small tables: leases, member attributes, alarms.
 
-use super::primitive::{CodecError, Reader, write_bytes, write_number, write_signed};
-use crate::{Alarm, AlarmKind, Lease, LeaseId, MemberAttributes, MemberId};
+use super::primitive::{CodecError, CodecErrorKind, Reader, write_bytes, write_number, write_signed};
+use crate::{Alarm, AlarmKind, ClusterVersion, ClusterVersions, Lease, LeaseId, MemberAttributes, MemberId};
 use alloc::vec::Vec;
 use bytes::Bytes;
 
@@ -57,6 +57,27 @@ pub fn decode_alarm(bytes: Bytes) -> Result<Alarm, CodecError> {
     decode(bytes, read_alarm)
 }
 
+/// Appends what is agreed on about versions, encoded, to `out`.
+pub fn encode_versions(versions: ClusterVersions, out: &mut Vec<u8>) {
+    out.push(SYSTEM_VERSION);
+    for version in [versions.current, versions.target] {
+        out.push(version.is_some().into());
+        if let Some(version) = version {
+            write_version(version, out);
+        }
+    }
+}
+
+/// Decodes what is agreed on about versions.
+///
+/// # Errors
+/// The bytes are not those of versions that this build knows.
+pub fn decode_versions(bytes: Bytes) -> Result<ClusterVersions, CodecError> {
+    decode(bytes, |reader| {
+        Ok(ClusterVersions { current: read_optional_version(reader)?, target: read_optional_version(reader)? })
+    })
+}
+
 fn decode<T>(bytes: Bytes, read: impl FnOnce(&mut Reader) -> Result<T, CodecError>) -> Result<T, CodecError> {
     let mut reader = Reader::new(bytes);
     reader.version(SYSTEM_VERSION)?;
@@ -99,4 +120,28 @@ pub(super) fn read_alarm(reader: &mut Reader) -> Result<Alarm, CodecError> {
             tag => return reader.unknown_tag("alarm", tag),
         },
     })
+}
+
+pub(super) fn write_version(version: ClusterVersion, out: &mut Vec<u8>) {
+    write_number(version.major.into(), out);
+    write_number(version.minor.into(), out);
+}
+
+pub(super) fn read_version(reader: &mut Reader) -> Result<ClusterVersion, CodecError> {
+    Ok(ClusterVersion { major: read_small(reader)?, minor: read_small(reader)? })
+}
+
+fn read_optional_version(reader: &mut Reader) -> Result<Option<ClusterVersion>, CodecError> {
+    match reader.byte()? {
+        0 => Ok(None),
+        1 => read_version(reader).map(Some),
+        tag => reader.unknown_tag("version", tag),
+    }
+}
+
+fn read_small(reader: &mut Reader) -> Result<u32, CodecError> {
+    match u32::try_from(reader.number()?) {
+        Ok(number) => Ok(number),
+        Err(_) => reader.fail(CodecErrorKind::NumberTooLarge),
+    }
 }

@@ -3,13 +3,13 @@
 use super::samples::Samples;
 use crate::codec::{
     Batch, BatchEncoder, CodecErrorKind, Entry, EntryEncoder, decode_alarm, decode_batch, decode_entry, decode_lease,
-    decode_member_attributes, decode_record, encode_alarm, encode_batch, encode_entry, encode_lease,
-    encode_member_attributes, encode_record,
+    decode_member_attributes, decode_record, decode_versions, encode_alarm, encode_batch, encode_entry, encode_lease,
+    encode_member_attributes, encode_record, encode_versions,
 };
 use crate::{
-    Alarm, AlarmKind, Change, Command, Compare, CompareResult, CompareTarget, DeleteRange, KeyRange, Lease, LeaseId,
-    MemberAttributes, MemberId, Op, Put, RangeRequest, Record, Rev, Revision, SortOrder, SortTarget, TXN_DEPTH_MAX,
-    Txn,
+    Alarm, AlarmKind, Change, ClusterVersion, ClusterVersions, Command, Compare, CompareResult, CompareTarget,
+    DeleteRange, KeyRange, Lease, LeaseId, MemberAttributes, MemberId, Op, Put, RangeRequest, Record, Rev, Revision,
+    SortOrder, SortTarget, TXN_DEPTH_MAX, Txn,
 };
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -108,6 +108,10 @@ fn golden_small_commands() {
     let alarm = |kind| Alarm { member: MemberId::new(5), kind };
     golden(Command::AlarmActivate(alarm(AlarmKind::NoSpace)), expect!["08 05 01"]);
     golden(Command::AlarmDeactivate(alarm(AlarmKind::Corrupt)), expect!["09 05 02"]);
+    let version = |minor| ClusterVersion { major: 3, minor };
+    golden(Command::ClusterVersionSet(version(6)), expect!["0a 03 06"]);
+    golden(Command::DowngradeEnable(version(200)), expect!["0b 03 c8 01"]);
+    golden(Command::DowngradeCancel, expect!["0c"]);
 }
 
 #[test]
@@ -175,6 +179,12 @@ fn golden_system_values() {
     encode_alarm(alarm, &mut bytes);
     expect!["01 05 02"].assert_eq(&hex(&bytes));
     assert_eq!(decode_alarm(bytes.into()), Ok(alarm));
+
+    let versions = ClusterVersions { current: Some(ClusterVersion { major: 3, minor: 6 }), target: None };
+    let mut bytes = Vec::new();
+    encode_versions(versions, &mut bytes);
+    expect!["01 01 03 06 00"].assert_eq(&hex(&bytes));
+    assert_eq!(decode_versions(bytes.into()), Ok(versions));
 }
 
 #[test]
@@ -331,6 +341,7 @@ proptest! {
             decode_lease(bytes.clone()).err(),
             decode_member_attributes(bytes.clone()).err(),
             decode_alarm(bytes.clone()).err(),
+            decode_versions(bytes.clone()).err(),
         ];
         prop_assert!(offsets.iter().flatten().all(|error| error.offset <= bytes.len()));
     }

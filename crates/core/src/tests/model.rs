@@ -2,8 +2,8 @@
 //! of the state machine's shortcuts.
 
 use crate::{
-    Alarm, AlarmKind, Command, Compare, CompareResult, CompareTarget, KeyRange, KeyValue, Op, OpReply, Put, RangeReply,
-    RangeRequest, Rejection, Reply, Revision, SortOrder, SortTarget, Txn, TxnReply,
+    Alarm, AlarmKind, ClusterVersions, Command, Compare, CompareResult, CompareTarget, KeyRange, KeyValue, Op, OpReply,
+    Put, RangeReply, RangeRequest, Rejection, Reply, Revision, SortOrder, SortTarget, Txn, TxnReply,
 };
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec;
@@ -19,11 +19,18 @@ pub(super) struct Model {
     /// Lease to TTL and what was left at the checkpoint.
     pub(super) leases: BTreeMap<i64, (i64, i64)>,
     alarms: BTreeSet<Alarm>,
+    versions: ClusterVersions,
 }
 
 impl Model {
     pub(super) fn new() -> Self {
-        Self { history: vec![Keys::new(), Keys::new()], compacted: 0, leases: BTreeMap::new(), alarms: BTreeSet::new() }
+        Self {
+            history: vec![Keys::new(), Keys::new()],
+            compacted: 0,
+            leases: BTreeMap::new(),
+            alarms: BTreeSet::new(),
+            versions: ClusterVersions::default(),
+        }
     }
 
     pub(super) fn revision(&self) -> i64 {
@@ -101,6 +108,23 @@ impl Model {
             Command::AlarmDeactivate(alarm) => {
                 Ok(Reply::Alarm(if self.alarms.remove(alarm) { vec![*alarm] } else { vec![] }))
             }
+            Command::ClusterVersionSet(version) => {
+                self.versions.current = Some(*version);
+                Ok(Reply::Versions(self.versions))
+            }
+            Command::DowngradeEnable(target) => match self.versions.current {
+                None => Err(Rejection::VersionUnknown),
+                Some(now) if now.major != target.major || now.minor != target.minor + 1 => {
+                    Err(Rejection::DowngradeTarget)
+                }
+                Some(_) if self.versions.target.is_some() => Err(Rejection::DowngradeInProcess),
+                Some(_) => {
+                    self.versions.target = Some(*target);
+                    Ok(Reply::Versions(self.versions))
+                }
+            },
+            Command::DowngradeCancel if self.versions.target.take().is_none() => Err(Rejection::NoDowngrade),
+            Command::DowngradeCancel => Ok(Reply::Versions(self.versions)),
         }
     }
 

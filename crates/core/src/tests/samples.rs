@@ -1,8 +1,8 @@
 //! Random commands, requests and records.
 
 use crate::{
-    Alarm, AlarmKind, Change, Command, Compare, CompareResult, CompareTarget, DeleteRange, KeyRange, LeaseId,
-    MemberAttributes, MemberId, Op, Put, RangeRequest, Record, Rev, Revision, SortOrder, SortTarget, Txn,
+    Alarm, AlarmKind, Change, ClusterVersion, Command, Compare, CompareResult, CompareTarget, DeleteRange, KeyRange,
+    LeaseId, MemberAttributes, MemberId, Op, Put, RangeRequest, Record, Rev, Revision, SortOrder, SortTarget, Txn,
 };
 use alloc::vec;
 use bytes::Bytes;
@@ -59,6 +59,9 @@ impl Samples {
             1 => any::<u64>().prop_map(|member| Command::MemberForget { member: MemberId::new(member) }),
             1 => alarm.clone().prop_map(Command::AlarmActivate),
             4 => alarm.prop_map(Command::AlarmDeactivate),
+            1 => (3..5u32, 0..9u32).prop_map(|(major, minor)| Command::ClusterVersionSet(ClusterVersion { major, minor })),
+            1 => (3..5u32, 0..9u32).prop_map(|(major, minor)| Command::DowngradeEnable(ClusterVersion { major, minor })),
+            1 => Just(Command::DowngradeCancel),
         ]
         .boxed()
     }

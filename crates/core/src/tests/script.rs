@@ -6,6 +6,7 @@
 //! range RANGE[@REVISION] [limit=N] [asc|desc|by=TARGET] [keys] [count] [min_mod=N] ...
 //! txn [if COMPARE ...] [then { OP ; OP }] [else { OP }]       COMPARE is mod(RANGE)=3, val(a)!=x, ...
 //! grant ID TTL | revoke ID | checkpoint ID SECONDS | compact REVISION
+//! version MINOR | downgrade MINOR | cancel                    of major version 3
 //! alarm KIND MEMBER | disarm KIND MEMBER | publish MEMBER NAME | forget MEMBER
 //! stream RANGE[@REVISION] KEYS BYTES [limit=N] [keys]         read in chunks
 //! history | leases | restart
@@ -15,9 +16,9 @@
 
 use crate::testing::MemoryView;
 use crate::{
-    Alarm, AlarmKind, Change, Command, Compare, CompareResult, CompareTarget, DeleteRange, KeyRange, KeyValue, LeaseId,
-    MemberAttributes, MemberId, Op, OpReply, Put, RangeCursor, RangeReply, RangeRequest, Record, Reply, Revision,
-    SortOrder, SortTarget, Txn, TxnReply, View, check_range, check_txn, range,
+    Alarm, AlarmKind, Change, ClusterVersion, Command, Compare, CompareResult, CompareTarget, DeleteRange, KeyRange,
+    KeyValue, LeaseId, MemberAttributes, MemberId, Op, OpReply, Put, RangeCursor, RangeReply, RangeRequest, Record,
+    Reply, Revision, SortOrder, SortTarget, Txn, TxnReply, View, check_range, check_txn, range,
 };
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -63,6 +64,9 @@ fn statement(view: &mut MemoryView, tokens: &mut Tokens) -> String {
         "compact" => run(view, Command::Compact { revision: Revision::new(tokens.number()) }),
         "alarm" => run(view, Command::AlarmActivate(tokens.alarm())),
         "disarm" => run(view, Command::AlarmDeactivate(tokens.alarm())),
+        "version" => run(view, Command::ClusterVersionSet(tokens.version())),
+        "downgrade" => run(view, Command::DowngradeEnable(tokens.version())),
+        "cancel" => run(view, Command::DowngradeCancel),
         "publish" => {
             let member = MemberId::new(tokens.number() as u64);
             let attributes = MemberAttributes { name: tokens.next(), ..MemberAttributes::default() };
@@ -143,6 +147,10 @@ fn show_reply(reply: &Reply) -> String {
         Reply::Member => "member".into(),
         Reply::Alarm(alarms) => {
             format!("alarms {}", list(alarms.iter().map(|alarm| format!("{:?} {}", alarm.kind, alarm.member))))
+        }
+        Reply::Versions(versions) => {
+            let show = |version: Option<ClusterVersion>| version.map_or("none".into(), |version| version.to_string());
+            format!("version {} target {}", show(versions.current), show(versions.target))
         }
     }
 }
@@ -240,6 +248,10 @@ impl Tokens {
 
     fn is_at_end(&self) -> bool {
         self.0.is_empty()
+    }
+
+    fn version(&mut self) -> ClusterVersion {
+        ClusterVersion { major: 3, minor: self.number() as u32 }
     }
 
     fn peek(&self) -> &str {

@@ -473,6 +473,33 @@ fn corrupt_forbids_all_changes() {
 }
 
 #[test]
+fn a_downgrade_goes_one_version_back() {
+    check(
+        "downgrade 5; cancel; version 6; version 6; downgrade 4; downgrade 6; downgrade 5; downgrade 5; version 5;
+         downgrade 5; downgrade 4; cancel; cancel; version 6; alarm corrupt 1; downgrade 5; cancel",
+        expect![[r#"
+            1 rejected: etcdserver: cluster version not found during downgrade
+            1 rejected: etcdserver: no inflight downgrade job
+            1 version 3.6 target none
+            1 version 3.6 target none
+            1 rejected: etcdserver: invalid downgrade target version
+            1 rejected: etcdserver: invalid downgrade target version
+            1 version 3.6 target 3.5
+            1 rejected: etcdserver: cluster has a downgrade job in progress
+            1 version 3.5 target 3.5
+            1 rejected: etcdserver: invalid downgrade target version
+            1 rejected: etcdserver: cluster has a downgrade job in progress
+            1 version 3.5 target none
+            1 rejected: etcdserver: no inflight downgrade job
+            1 version 3.6 target none
+            1 alarms [Corrupt 1]
+            1 version 3.6 target 3.5
+            1 version 3.6 target none
+        "#]],
+    );
+}
+
+#[test]
 fn members_publish_and_are_forgotten() {
     check(
         "publish 1 one; publish 2 two; publish 1 uno; members; forget 1; forget 1; members",

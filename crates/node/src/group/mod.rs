@@ -255,7 +255,10 @@ fn command_bytes(command: &Command) -> usize {
         | Command::LeaseRevoke { .. }
         | Command::MemberForget { .. }
         | Command::AlarmActivate(_)
-        | Command::AlarmDeactivate(_) => 0,
+        | Command::AlarmDeactivate(_)
+        | Command::ClusterVersionSet(_)
+        | Command::DowngradeEnable(_)
+        | Command::DowngradeCancel => 0,
     }
 }
 

@@ -228,7 +228,8 @@ impl GroupState {
                 SystemChange::MemberSet(..)
                 | SystemChange::MemberRemove(_)
                 | SystemChange::AlarmSet(_)
-                | SystemChange::AlarmRemove(_) => {}
+                | SystemChange::AlarmRemove(_)
+                | SystemChange::VersionsSet(_) => {}
             }
         }
         drop(clock);

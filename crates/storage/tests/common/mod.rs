@@ -3,8 +3,8 @@
 
 use bytes::Bytes;
 use quorate_core::{
-    Alarm, AlarmKind, Change, Delta, KeyRange, Lease, LeaseId, MemberAttributes, MemberId, Record, Rejection, Rev,
-    Revision, SystemChange, View,
+    Alarm, AlarmKind, Change, ClusterVersions, Delta, KeyRange, Lease, LeaseId, MemberAttributes, MemberId, Record,
+    Rejection, Rev, Revision, SystemChange, View,
 };
 use quorate_storage::{Applied, ReadView, Store};
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,6 +29,7 @@ pub struct Model {
     pub members: BTreeMap<u64, MemberAttributes>,
     pub forgotten: BTreeSet<u64>,
     pub alarms: BTreeSet<Alarm>,
+    pub versions: ClusterVersions,
     pub membership: Bytes,
 }
 
@@ -97,6 +98,7 @@ impl Model {
                 }
                 SystemChange::AlarmSet(alarm) => drop(self.alarms.insert(*alarm)),
                 SystemChange::AlarmRemove(alarm) => drop(self.alarms.remove(alarm)),
+                SystemChange::VersionsSet(versions) => self.versions = *versions,
             }
         }
     }
@@ -226,6 +228,7 @@ impl Model {
             assert_eq!(store.is_forgotten(MemberId::new(id)), self.forgotten.contains(&id));
         }
         assert_eq!(store.alarms(), self.alarms.iter().copied().collect::<Vec<_>>());
+        assert_eq!(store.versions(), self.versions);
         let live = self.live(self.revision());
         assert_eq!(store.metrics().keys, live.len() as u64);
         let view = store.view();
