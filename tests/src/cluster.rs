@@ -13,7 +13,8 @@ use quorate_proto::etcdserverpb::{HashKvRequest, MemberListRequest};
 use tempfile::TempDir;
 
 use crate::client::Client;
-use crate::disk::Disk;
+use crate::disk::{DISK_MIB, Disk};
+use crate::engines::Engines;
 use crate::network::{Namespaces, Network, NetworkKind};
 use crate::server::Server;
 use crate::tools::{scratch_dir, skip};
@@ -26,29 +27,28 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 pub struct ClusterSpec {
     /// Members.
     pub nodes: usize,
-    /// Storage engines, dealt out to the members in turn; empty for the default. Quorate only.
-    pub engines: Vec<&'static str>,
+    /// Storage engines. Quorate only.
+    pub engines: Engines,
     /// Flags of every member, beside those that make up the cluster.
     pub flags: Vec<String>,
     /// Flags that only Quorate and newer releases of etcd know.
     pub quorate_flags: Vec<String>,
     /// Where they listen.
     pub network: NetworkKind,
-    /// Whether each has a disk of its own, whose power can be cut.
-    pub disks: bool,
+    /// Whether each has a disk of its own, whose power can be cut and that can be filled, and of how many MiB.
+    pub disk_mib: Option<u32>,
 }
 
 impl ClusterSpec {
-    /// `nodes` members on loopback. Three or more have both engines among them, so that they check each other.
+    /// `nodes` members on loopback, with both engines among them.
     pub fn new(nodes: usize) -> ClusterSpec {
-        let engines = if nodes >= 3 { vec!["redb", "sled"] } else { Vec::new() };
         ClusterSpec {
             nodes,
-            engines,
+            engines: Engines::Mixed,
             flags: Vec::new(),
             quorate_flags: Vec::new(),
             network: NetworkKind::Loopback,
-            disks: false,
+            disk_mib: None,
         }
     }
 
@@ -64,9 +64,20 @@ impl ClusterSpec {
         self
     }
 
+    /// The same on other engines.
+    pub fn on(mut self, engines: Engines) -> ClusterSpec {
+        self.engines = engines;
+        self
+    }
+
     /// The same with a disk for each member.
-    pub fn on_disks(mut self) -> ClusterSpec {
-        self.disks = true;
+    pub fn on_disks(self) -> ClusterSpec {
+        self.on_disks_of(DISK_MIB)
+    }
+
+    /// The same with a disk of `mib` MiB for each member.
+    pub fn on_disks_of(mut self, mib: u32) -> ClusterSpec {
+        self.disk_mib = Some(mib);
         self
     }
 
@@ -81,7 +92,6 @@ impl ClusterSpec {
 struct Member {
     client: String,
     peer: String,
-    engine: Option<&'static str>,
     /// `--initial-cluster` and `--initial-cluster-state` of its first start.
     join: [String; 2],
     process: Option<Child>,
@@ -114,7 +124,7 @@ impl Cluster {
             return None;
         }
         let dir = scratch_dir().expect("a directory");
-        if spec.disks
+        if spec.disk_mib.is_some()
             && let Err(error) = Disk::permitted(dir.path())
         {
             skip(&format!("loop mounts of ext4 (root, Debian e2fsprogs, python3): {error:#}"));
@@ -143,10 +153,8 @@ impl Cluster {
 
     fn push(&mut self, client: String, peer: String, join: [String; 2]) -> Result<()> {
         let index = self.len();
-        let disk = if self.spec.disks { Some(Disk::new(&self.member_dir(index))?) } else { None };
-        // `cycle` of nothing is nothing.
-        let engine = self.spec.engines.iter().cycle().nth(index).copied();
-        self.members.push(Member { client, peer, engine, join, process: None, paused: false, disk });
+        let disk = self.spec.disk_mib.map(|mib| Disk::new(&self.member_dir(index), mib)).transpose()?;
+        self.members.push(Member { client, peer, join, process: None, paused: false, disk });
         Ok(())
     }
 
@@ -205,7 +213,7 @@ impl Cluster {
     pub fn data_dir(&self, member: usize) -> PathBuf {
         let dir = self.member_dir(member);
         // A new file system is not empty: etcd would not take it as a data directory.
-        if self.spec.disks { dir.join("data") } else { dir }
+        if self.spec.disk_mib.is_some() { dir.join("data") } else { dir }
     }
 
     fn member_dir(&self, member: usize) -> PathBuf {
@@ -219,7 +227,7 @@ impl Cluster {
     fn spawn(&mut self, member: usize) -> Result<()> {
         let log: File = OpenOptions::new().create(true).append(true).open(self.log_path(member))?;
         let mut command = self.server.command();
-        let Member { client, peer, engine, join: [initial_cluster, state], .. } = &self.members[member];
+        let Member { client, peer, join: [initial_cluster, state], .. } = &self.members[member];
         command
             .args(["--name", &format!("m{member}")])
             .args(["--data-dir".as_ref(), self.data_dir(member).as_os_str()])
@@ -232,9 +240,7 @@ impl Cluster {
             .args(&self.spec.flags);
         if self.server.is_quorate() {
             command.args(&self.spec.quorate_flags);
-            if let Some(engine) = engine {
-                command.args(["--storage-engine", engine]);
-            }
+            command.args(["--storage-engine", self.spec.engines.of(member)]);
             if self.spec.network == NetworkKind::Namespaces && self.server.knows("--insecure") {
                 // These addresses are not loopback, and they have no TLS.
                 command.arg("--insecure");
@@ -279,8 +285,24 @@ impl Cluster {
         self.disk(member).restore().expect("the disk is mounted again");
     }
 
+    /// Fills a member's disk to the last byte.
+    ///
+    /// # Panics
+    /// When it has no disk of its own.
+    pub fn fill_disk(&self, member: usize) {
+        self.disk(member).fill().expect("a full disk");
+    }
+
+    /// Gives a full disk the room that it had.
+    ///
+    /// # Panics
+    /// When it has no disk of its own, or that was not filled.
+    pub fn make_room(&self, member: usize) {
+        self.disk(member).make_room().expect("room on the disk");
+    }
+
     fn disk(&self, member: usize) -> &Disk {
-        self.members[member].disk.as_ref().expect("a test that cuts power asks for `on_disks`")
+        self.members[member].disk.as_ref().expect("a test that needs the members' disks asks for `on_disks`")
     }
 
     /// The process of a member.

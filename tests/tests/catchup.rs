@@ -5,7 +5,17 @@ use std::time::Duration;
 
 use quorate_tests::checker::assert_linearizable;
 use quorate_tests::cluster::{Cluster, ClusterSpec};
+use quorate_tests::engine_tests;
+use quorate_tests::engines::Engines;
 use quorate_tests::load::{Load, LoadSpec};
+
+// A snapshot goes out of one engine into another, so all pairs must be there: equal ones in `redb` and `sled`, the others in
+// `mixed`.
+engine_tests! {
+    a_member_that_was_away_catches_up_under_load: redb sled mixed;
+    all_members_start_from_their_snapshots: redb sled;
+    a_restart_by_request_loses_nothing: redb sled mixed;
+}
 
 const SIGTERM: i32 = 15;
 
@@ -15,8 +25,8 @@ const QUORATE_FLAGS: [&str; 2] = ["--wal-segment-bytes=65536", "--wal-keep-bytes
 const KEYS: usize = 200;
 const WRITES: usize = 1000;
 
-fn spec() -> ClusterSpec {
-    let spec = ClusterSpec::new(3).flag(FLAG);
+fn spec(engines: Engines) -> ClusterSpec {
+    let spec = ClusterSpec::new(3).on(engines).flag(FLAG);
     QUORATE_FLAGS.iter().fold(spec, |spec, flag| spec.quorate_flag(flag))
 }
 
@@ -36,12 +46,11 @@ async fn assert_written(cluster: &Cluster, member: usize, rounds: usize) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_member_that_was_away_catches_up_under_load() {
-    let Some(mut cluster) = Cluster::start(spec()).await else { return };
+async fn a_member_that_was_away_catches_up_under_load(engines: Engines) {
+    let Some(mut cluster) = Cluster::start(spec(engines)).await else { return };
     for (round, prefix) in ["load-a", "load-b"].into_iter().enumerate() {
         let leader = cluster.wait_leader().await;
-        // A follower with each of the engines, if there are two.
+        // One follower, and then another: of a mix, both engines receive.
         let away = (leader + 1 + round) % 3;
         cluster.kill9(away);
         write(&cluster, leader).await;
@@ -57,9 +66,8 @@ async fn a_member_that_was_away_catches_up_under_load() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn all_members_start_from_their_snapshots() {
-    let Some(mut cluster) = Cluster::start(spec()).await else { return };
+async fn all_members_start_from_their_snapshots(engines: Engines) {
+    let Some(mut cluster) = Cluster::start(spec(engines)).await else { return };
     let leader = cluster.wait_leader().await;
     write(&cluster, leader).await;
     for member in 0..3 {
@@ -75,9 +83,8 @@ async fn all_members_start_from_their_snapshots() {
     cluster.assert_replicas_equal().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_restart_by_request_loses_nothing() {
-    let Some(mut cluster) = Cluster::start(spec()).await else { return };
+async fn a_restart_by_request_loses_nothing(engines: Engines) {
+    let Some(mut cluster) = Cluster::start(spec(engines)).await else { return };
     let leader = cluster.wait_leader().await;
     write(&cluster, leader).await;
     for member in 0..3 {

@@ -4,9 +4,19 @@ use std::time::{Duration, Instant};
 
 use quorate_tests::checker::assert_linearizable;
 use quorate_tests::cluster::{Cluster, ClusterSpec};
+use quorate_tests::engine_tests;
+use quorate_tests::engines::Engines;
 use quorate_tests::load::{Load, LoadSpec};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
+
+// Crashes are where an engine's own recovery counts, so every test runs on every set.
+engine_tests! {
+    one_member_after_another_is_killed: redb sled mixed;
+    the_leader_is_killed_again_and_again: redb sled mixed;
+    all_members_are_killed_at_once: redb sled mixed;
+    a_single_member_is_killed_and_keeps_everything: redb sled;
+}
 
 /// Waits until the load gets answers again, at most as long as the service may be away after a fault.
 async fn wait_progress(load: &Load) {
@@ -18,9 +28,8 @@ async fn wait_progress(load: &Load) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_member_after_another_is_killed() {
-    let Some(mut cluster) = Cluster::start(ClusterSpec::new(3)).await else { return };
+async fn one_member_after_another_is_killed(engines: Engines) {
+    let Some(mut cluster) = Cluster::start(ClusterSpec::new(3).on(engines)).await else { return };
     let load = Load::start(LoadSpec::default(), &cluster.endpoints());
     let mut random = SmallRng::seed_from_u64(7);
     for _ in 0..5 {
@@ -35,9 +44,8 @@ async fn one_member_after_another_is_killed() {
     cluster.assert_replicas_equal().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_leader_is_killed_again_and_again() {
-    let Some(mut cluster) = Cluster::start(ClusterSpec::new(3)).await else { return };
+async fn the_leader_is_killed_again_and_again(engines: Engines) {
+    let Some(mut cluster) = Cluster::start(ClusterSpec::new(3).on(engines)).await else { return };
     let load = Load::start(LoadSpec { seed: 2, ..LoadSpec::default() }, &cluster.endpoints());
     for _ in 0..4 {
         tokio::time::sleep(Duration::from_millis(500)).await;
@@ -51,9 +59,8 @@ async fn the_leader_is_killed_again_and_again() {
     cluster.assert_replicas_equal().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn all_members_are_killed_at_once() {
-    let Some(mut cluster) = Cluster::start(ClusterSpec::new(3)).await else { return };
+async fn all_members_are_killed_at_once(engines: Engines) {
+    let Some(mut cluster) = Cluster::start(ClusterSpec::new(3).on(engines)).await else { return };
     let load = Load::start(LoadSpec { seed: 3, ..LoadSpec::default() }, &cluster.endpoints());
     for round in 0..4_u64 {
         tokio::time::sleep(Duration::from_millis(400 + 150 * round)).await;
@@ -70,21 +77,14 @@ async fn all_members_are_killed_at_once() {
     cluster.assert_replicas_equal().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_single_member_is_killed_and_keeps_everything() {
-    for engine in ["redb", "sled"] {
-        let spec = ClusterSpec { engines: vec![engine], ..ClusterSpec::new(1) };
-        let Some(mut cluster) = Cluster::start(spec).await else { return };
-        let load = Load::start(LoadSpec { seed: 4, ..LoadSpec::default() }, &cluster.endpoints());
-        for _ in 0..3 {
-            tokio::time::sleep(Duration::from_millis(500)).await;
-            cluster.kill9(0);
-            cluster.restart(0);
-            wait_progress(&load).await;
-        }
-        assert_linearizable(&load.finish().await, 100, 100);
-        if !cluster.is_quorate() {
-            return;
-        }
+async fn a_single_member_is_killed_and_keeps_everything(engines: Engines) {
+    let Some(mut cluster) = Cluster::start(ClusterSpec::new(1).on(engines)).await else { return };
+    let load = Load::start(LoadSpec { seed: 4, ..LoadSpec::default() }, &cluster.endpoints());
+    for _ in 0..3 {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        cluster.kill9(0);
+        cluster.restart(0);
+        wait_progress(&load).await;
     }
+    assert_linearizable(&load.finish().await, 100, 100);
 }

@@ -7,7 +7,18 @@ use quorate_proto::etcdserverpb::{
 };
 use quorate_tests::client::{Client, bytes};
 use quorate_tests::cluster::{Cluster, ClusterSpec};
+use quorate_tests::engine_tests;
+use quorate_tests::engines::Engines;
 use tokio_stream::StreamExt;
+
+// Leases are kept in memory and written to the engine, which matters after a crash: that runs on every set, the tests of the
+// clock in turn.
+engine_tests! {
+    a_lease_ends_in_time_and_not_early: redb;
+    a_lease_that_is_renewed_stays: sled;
+    a_lease_survives_its_leader_and_still_ends: redb sled mixed;
+    leases_and_their_keys_survive_a_crash_of_all: redb sled mixed;
+}
 
 /// What expiry may take beyond the time to live: an election, and a second.
 const GRACE: Duration = Duration::from_secs(3);
@@ -51,9 +62,8 @@ async fn gone_after(client: &Client, key: &str, since: Instant, at_least: Durati
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lease_ends_in_time_and_not_early() {
-    let Some(cluster) = Cluster::start(ClusterSpec::new(3)).await else { return };
+async fn a_lease_ends_in_time_and_not_early(engines: Engines) {
+    let Some(cluster) = Cluster::start(ClusterSpec::new(3).on(engines)).await else { return };
     for member in 0..3 {
         let client = cluster.client(member);
         let id = grant(&client, 2).await;
@@ -72,9 +82,8 @@ async fn a_lease_ends_in_time_and_not_early() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lease_that_is_renewed_stays() {
-    let Some(cluster) = Cluster::start(ClusterSpec::new(3)).await else { return };
+async fn a_lease_that_is_renewed_stays(engines: Engines) {
+    let Some(cluster) = Cluster::start(ClusterSpec::new(3).on(engines)).await else { return };
     let client = cluster.client(1);
     let id = grant(&client, 2).await;
     put_with(&client, "lease/kept", id).await;
@@ -90,9 +99,8 @@ async fn a_lease_that_is_renewed_stays() {
     assert_eq!(kv, None, "a revoked lease takes its key along");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lease_survives_its_leader_and_still_ends() {
-    let Some(mut cluster) = Cluster::start(ClusterSpec::new(3)).await else { return };
+async fn a_lease_survives_its_leader_and_still_ends(engines: Engines) {
+    let Some(mut cluster) = Cluster::start(ClusterSpec::new(3).on(engines)).await else { return };
     let leader = cluster.wait_leader().await;
     let client = cluster.client((leader + 1) % 3);
     let ttl = Duration::from_secs(5);
@@ -109,9 +117,8 @@ async fn a_lease_survives_its_leader_and_still_ends() {
     gone_after(&client, "lease/key", renewed, ttl, elected + ttl + GRACE).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn leases_and_their_keys_survive_a_crash_of_all() {
-    let Some(mut cluster) = Cluster::start(ClusterSpec::new(3)).await else { return };
+async fn leases_and_their_keys_survive_a_crash_of_all(engines: Engines) {
+    let Some(mut cluster) = Cluster::start(ClusterSpec::new(3).on(engines)).await else { return };
     let client = cluster.client(0);
     let id = grant(&client, 60).await;
     put_with(&client, "lease/key", id).await;

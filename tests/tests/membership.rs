@@ -5,7 +5,19 @@ use std::time::{Duration, Instant};
 use quorate_proto::etcdserverpb::{MemberAddRequest, MemberListRequest, MemberPromoteRequest, MemberRemoveRequest};
 use quorate_tests::client::Client;
 use quorate_tests::cluster::{Cluster, ClusterSpec, PATIENCE};
+use quorate_tests::engine_tests;
+use quorate_tests::engines::Engines;
 use tonic::{Code, Status};
+
+// Who is a member is the log's matter, and the engines' only where a new member is filled: that runs on every set, the rest
+// in turn.
+engine_tests! {
+    a_learner_is_added_and_promoted_and_then_counts: redb sled mixed;
+    a_learner_serves_only_what_needs_no_vote: mixed;
+    a_removed_member_stops: redb;
+    the_leader_removes_itself: sled;
+    a_member_that_lost_its_data_is_refused: redb sled mixed;
+}
 
 /// Repeats a membership change until it is accepted: a server may want to see its peers healthy for a while, or a
 /// learner caught up, before it agrees. Any other refusal fails the test.
@@ -55,9 +67,8 @@ async fn fill(cluster: &Cluster, prefix: &str, count: usize) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_learner_is_added_and_promoted_and_then_counts() {
-    let Some(mut cluster) = Cluster::start(ClusterSpec::new(3)).await else { return };
+async fn a_learner_is_added_and_promoted_and_then_counts(engines: Engines) {
+    let Some(mut cluster) = Cluster::start(ClusterSpec::new(3).on(engines)).await else { return };
     fill(&cluster, "before", 50).await;
     let learner = cluster.prepare_member();
     let id = add(&cluster, 0, learner, true).await;
@@ -83,9 +94,8 @@ async fn a_learner_is_added_and_promoted_and_then_counts() {
     fill(&cluster, "quorum", 5).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_learner_serves_only_what_needs_no_vote() {
-    let Some(mut cluster) = Cluster::start(ClusterSpec::new(1)).await else { return };
+async fn a_learner_serves_only_what_needs_no_vote(engines: Engines) {
+    let Some(mut cluster) = Cluster::start(ClusterSpec::new(1).on(engines)).await else { return };
     fill(&cluster, "key", 5).await;
     let learner = cluster.prepare_member();
     add(&cluster, 0, learner, true).await;
@@ -109,9 +119,8 @@ async fn a_learner_serves_only_what_needs_no_vote() {
     assert!(client.status().await.expect("status").is_learner);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_removed_member_stops() {
-    let Some(mut cluster) = Cluster::start(ClusterSpec::new(3)).await else { return };
+async fn a_removed_member_stops(engines: Engines) {
+    let Some(mut cluster) = Cluster::start(ClusterSpec::new(3).on(engines)).await else { return };
     let leader = cluster.wait_leader().await;
     let removed = (leader + 1) % 3;
     let id = cluster.member_id(leader, removed).await.expect("its id");
@@ -125,9 +134,8 @@ async fn a_removed_member_stops() {
     cluster.assert_replicas_equal().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_leader_removes_itself() {
-    let Some(mut cluster) = Cluster::start(ClusterSpec::new(3)).await else { return };
+async fn the_leader_removes_itself(engines: Engines) {
+    let Some(mut cluster) = Cluster::start(ClusterSpec::new(3).on(engines)).await else { return };
     let leader = cluster.wait_leader().await;
     let id = cluster.member_id(leader, leader).await.expect("its id");
     remove(&cluster, leader, id).await;
@@ -139,9 +147,8 @@ async fn the_leader_removes_itself() {
     cluster.assert_replicas_equal().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_member_that_lost_its_data_is_refused() {
-    let Some(mut cluster) = Cluster::start(ClusterSpec::new(3)).await else { return };
+async fn a_member_that_lost_its_data_is_refused(engines: Engines) {
+    let Some(mut cluster) = Cluster::start(ClusterSpec::new(3).on(engines)).await else { return };
     let leader = cluster.wait_leader().await;
     let wiped = (leader + 1) % 3;
     fill(&cluster, "key", 20).await;

@@ -5,7 +5,17 @@ use std::time::{Duration, Instant};
 use quorate_tests::checker::assert_linearizable;
 use quorate_tests::client::Client;
 use quorate_tests::cluster::{Cluster, ClusterSpec};
+use quorate_tests::engine_tests;
+use quorate_tests::engines::Engines;
 use quorate_tests::load::{Load, LoadSpec};
+
+// The engines have no part in this, so the tests take the sets in turn.
+engine_tests! {
+    a_minority_refuses_what_needs_a_quorum: redb;
+    the_leader_is_cut_off_under_load: sled;
+    links_break_in_one_direction_under_load: mixed;
+    a_chain_of_three_goes_on: redb;
+}
 
 /// From the end of the fault until everybody serves again.
 const HEALED_WITHIN: Duration = Duration::from_secs(10);
@@ -16,9 +26,8 @@ async fn assert_heals(cluster: &Cluster) {
     assert!(healed.elapsed() < HEALED_WITHIN, "not everybody served again within {HEALED_WITHIN:?}");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_minority_refuses_what_needs_a_quorum() {
-    let Some(cluster) = Cluster::start(ClusterSpec::new(3).in_namespaces()).await else { return };
+async fn a_minority_refuses_what_needs_a_quorum(engines: Engines) {
+    let Some(cluster) = Cluster::start(ClusterSpec::new(3).on(engines).in_namespaces()).await else { return };
     let alone = cluster.wait_leader().await;
     let others = [(alone + 1) % 3, (alone + 2) % 3];
     cluster.client(alone).put("key", "before").await.expect("a put");
@@ -49,9 +58,8 @@ async fn a_minority_refuses_what_needs_a_quorum() {
     cluster.assert_replicas_equal().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_leader_is_cut_off_under_load() {
-    let Some(cluster) = Cluster::start(ClusterSpec::new(3).in_namespaces()).await else { return };
+async fn the_leader_is_cut_off_under_load(engines: Engines) {
+    let Some(cluster) = Cluster::start(ClusterSpec::new(3).on(engines).in_namespaces()).await else { return };
     let load = Load::start(LoadSpec { seed: 6, ..LoadSpec::default() }, &cluster.endpoints());
     for _ in 0..2 {
         tokio::time::sleep(Duration::from_millis(500)).await;
@@ -65,9 +73,8 @@ async fn the_leader_is_cut_off_under_load() {
     cluster.assert_replicas_equal().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn links_break_in_one_direction_under_load() {
-    let Some(cluster) = Cluster::start(ClusterSpec::new(3).in_namespaces()).await else { return };
+async fn links_break_in_one_direction_under_load(engines: Engines) {
+    let Some(cluster) = Cluster::start(ClusterSpec::new(3).on(engines).in_namespaces()).await else { return };
     let load = Load::start(LoadSpec { seed: 8, ..LoadSpec::default() }, &cluster.endpoints());
     for hears_nothing in [true, false] {
         tokio::time::sleep(Duration::from_millis(500)).await;
@@ -85,9 +92,8 @@ async fn links_break_in_one_direction_under_load() {
     cluster.assert_replicas_equal().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_chain_of_three_goes_on() {
-    let Some(cluster) = Cluster::start(ClusterSpec::new(3).in_namespaces()).await else { return };
+async fn a_chain_of_three_goes_on(engines: Engines) {
+    let Some(cluster) = Cluster::start(ClusterSpec::new(3).on(engines).in_namespaces()).await else { return };
     let load = Load::start(LoadSpec { seed: 9, ..LoadSpec::default() }, &cluster.endpoints());
     tokio::time::sleep(Duration::from_millis(500)).await;
     // The leader loses one follower; both still see the third, so a quorum remains whoever leads.

@@ -5,14 +5,21 @@ use std::time::Duration;
 use quorate_tests::checker::assert_linearizable;
 use quorate_tests::client::Client;
 use quorate_tests::cluster::{Cluster, ClusterSpec};
+use quorate_tests::engine_tests;
+use quorate_tests::engines::Engines;
 use quorate_tests::load::{Load, LoadSpec};
+
+// The engines have no part in this, so each test runs on one set.
+engine_tests! {
+    a_paused_leader_serves_nothing_stale: sled;
+    a_read_that_waited_in_a_paused_leader_sees_what_happened_meanwhile: redb;
+}
 
 /// Longer than any election takes.
 const PAUSE: Duration = Duration::from_secs(4);
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_paused_leader_serves_nothing_stale() {
-    let Some(mut cluster) = Cluster::start(ClusterSpec::new(3)).await else { return };
+async fn a_paused_leader_serves_nothing_stale(engines: Engines) {
+    let Some(mut cluster) = Cluster::start(ClusterSpec::new(3).on(engines)).await else { return };
     // Longer than the pause: what was sent to the paused leader is answered by it when it wakes up.
     let spec = LoadSpec { deadline: Duration::from_secs(8), seed: 5, clients: 18, ..LoadSpec::default() };
     let load = Load::start(spec, &cluster.endpoints());
@@ -28,9 +35,8 @@ async fn a_paused_leader_serves_nothing_stale() {
     cluster.assert_replicas_equal().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_read_that_waited_in_a_paused_leader_sees_what_happened_meanwhile() {
-    let Some(mut cluster) = Cluster::start(ClusterSpec::new(3)).await else { return };
+async fn a_read_that_waited_in_a_paused_leader_sees_what_happened_meanwhile(engines: Engines) {
+    let Some(mut cluster) = Cluster::start(ClusterSpec::new(3).on(engines)).await else { return };
     let old = cluster.wait_leader().await;
     let patient = Client::new(&cluster.endpoint(old), Duration::from_secs(15));
     patient.put("pause/key", "before").await.expect("a put");

@@ -8,9 +8,18 @@ use quorate_proto::etcdserverpb::{CompactionRequest, WatchCreateRequest, WatchRe
 use quorate_proto::mvccpb::Event;
 use quorate_tests::client::{Client, bytes, prefix_end};
 use quorate_tests::cluster::{Cluster, ClusterSpec, PATIENCE};
+use quorate_tests::engine_tests;
+use quorate_tests::engines::Engines;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
+
+// History is read from the engine, before and after its recovery, so every test runs on every set.
+engine_tests! {
+    a_watch_goes_on_where_it_was_over_crashes: redb sled mixed;
+    a_watch_from_the_past_gets_everything_since: redb sled mixed;
+    a_watch_from_before_the_compaction_is_told_so: redb sled mixed;
+}
 
 /// One watcher on a stream of its own.
 struct Watcher {
@@ -83,9 +92,8 @@ fn add_events(seen: &mut BTreeMap<i64, (String, String)>, events: Vec<Event>) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_watch_goes_on_where_it_was_over_crashes() {
-    let Some(mut cluster) = Cluster::start(ClusterSpec::new(3)).await else { return };
+async fn a_watch_goes_on_where_it_was_over_crashes(engines: Engines) {
+    let Some(mut cluster) = Cluster::start(ClusterSpec::new(3).on(engines)).await else { return };
     let clients: Vec<Client> = (0..3).map(|member| cluster.client(member)).collect();
     let watching = tokio::spawn({
         let clients = clients.clone();
@@ -126,9 +134,8 @@ async fn a_watch_goes_on_where_it_was_over_crashes() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_watch_from_the_past_gets_everything_since() {
-    let Some(cluster) = Cluster::start(ClusterSpec::new(3)).await else { return };
+async fn a_watch_from_the_past_gets_everything_since(engines: Engines) {
+    let Some(cluster) = Cluster::start(ClusterSpec::new(3).on(engines)).await else { return };
     let clients: Vec<Client> = (0..3).map(|member| cluster.client(member)).collect();
     let written = write(&cluster, &clients, 200).await;
     let (&first, _) = written.first_key_value().expect("a write");
@@ -143,9 +150,8 @@ async fn a_watch_from_the_past_gets_everything_since() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_watch_from_before_the_compaction_is_told_so() {
-    let Some(mut cluster) = Cluster::start(ClusterSpec::new(3)).await else { return };
+async fn a_watch_from_before_the_compaction_is_told_so(engines: Engines) {
+    let Some(mut cluster) = Cluster::start(ClusterSpec::new(3).on(engines)).await else { return };
     let clients: Vec<Client> = (0..3).map(|member| cluster.client(member)).collect();
     let written = write(&cluster, &clients, 100).await;
     let (&first, _) = written.first_key_value().expect("a write");
