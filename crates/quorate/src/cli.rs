@@ -8,6 +8,7 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, Command, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use clap_complete::Shell;
 
+use crate::config::ConfigCommand;
 use crate::context::{Context, GlobalOptions, with_environment, with_go_switches};
 use crate::demo::DemoArgs;
 use crate::endpoint::EndpointArgs;
@@ -58,6 +59,10 @@ enum Commands {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+
+    /// Check a server's configuration, or print what it amounts to
+    #[command(subcommand)]
+    Config(ConfigCommand),
 
     /// Start a cluster on this machine and tell what happens in it
     #[command(
@@ -241,6 +246,7 @@ async fn dispatch(command: Commands, context: &Context) -> Result<(), Failure> {
         Commands::Server { .. } => {
             Err(Failure::arguments("options of every command do not apply to the server: put `server` first"))
         }
+        Commands::Config(command) => command.run(),
         Commands::Demo(args) => args.run().await,
         Commands::Put(args) => args.run(context).await,
         Commands::Get(args) => args.run(context).await,

@@ -4,6 +4,7 @@
 //! `quorate-client`.
 
 mod cli;
+mod config;
 mod context;
 mod demo;
 mod endpoint;

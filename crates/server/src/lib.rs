@@ -26,7 +26,7 @@ pub mod version;
 
 pub use compactor::AutoCompaction;
 pub use config::flags::command;
-pub use config::{Endpoint, Limits, LogFormat, LogOutput, ServerConfig};
+pub use config::{DumpFormat, Endpoint, Limits, LogFormat, LogOutput, ServerConfig, check, dump};
 pub use error::StartError;
 pub use listen::Serves;
 pub use run::{Server, run};

@@ -8,7 +8,6 @@ use crate::metrics::{Histogram, Metrics};
 use crate::shared::Shared;
 use crate::{StartError, log, notify};
 use quorate_node::{FsyncObserver, Node};
-use std::path::Path;
 use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -81,10 +80,7 @@ impl Server {
     /// # Errors
     /// What cannot be, an address that cannot be listened on, or a node that does not start.
     pub async fn start(mut config: ServerConfig) -> Result<Self, StartError> {
-        // A member with data knows its cluster; etcd ignores the bootstrap flags then.
-        if is_empty(&config.node.data_dir) {
-            config.check_bootstrap()?;
-        }
+        config.check_first_start()?;
         for warning in &config.warnings {
             tracing::warn!("{warning}");
         }
@@ -159,10 +155,6 @@ async fn listen_when_ready(node: Node, acceptor: Acceptor, listener: Listener, s
     if ready {
         acceptor.listen(listener);
     }
-}
-
-fn is_empty(dir: &Path) -> bool {
-    std::fs::read_dir(dir).map_or(true, |mut entries| entries.next().is_none())
 }
 
 fn warn_of_open_listeners(config: &ServerConfig) {

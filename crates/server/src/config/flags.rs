@@ -4,7 +4,7 @@
 //! Guarantee: a flag of etcd's is used, or said at start to change nothing (with the reason), or refused with what to do
 //! instead. None is dropped in silence.
 
-use Kind::{Bool, Bytes, Duration, Integer, Text, Urls};
+use Kind::{Bool, Bytes, Duration, Integer, List, Text, Urls};
 use Section::{Auth, Clustering, Features, Limits, Logging, Member, Monitoring, Security, Storage, Tracing, Unsafe};
 
 /// What a value must look like.
@@ -20,7 +20,9 @@ pub enum Kind {
     Bytes,
     /// Go's notation: `300ms`, `1h30m`.
     Duration,
-    /// URLs, separated by commas.
+    /// Texts, separated by commas; in a configuration file also a list.
+    List,
+    /// URLs, separated by commas; in a configuration file also a list.
     Urls,
 }
 
@@ -59,6 +61,7 @@ impl Kind {
             Integer => "NUMBER",
             Bytes => "BYTES",
             Duration => "DURATION",
+            List => "LIST",
             Urls => "URLS",
         }
     }
@@ -208,8 +211,8 @@ pub const FLAGS: &[Flag] = &[
     not_yet("memory-mlock", "false", Bool, Member, "locking memory is not there yet: turn swap off"),
     inert("socket-reuse-address", "false", Bool, Member, "listeners always set SO_REUSEADDR"),
     not_yet("socket-reuse-port", "false", Bool, Member, "SO_REUSEPORT is not there yet: leave the flag out"),
-    used("feature-gates", "", Text, Member, "Name=true|false, separated by commas"),
-    not_yet("config-file", "", Text, Member, "a configuration file is not there yet: use flags or ETCD_... variables"),
+    used("feature-gates", "", List, Member, "Name=true|false, separated by commas"),
+    used("config-file", "", Text, Member, "YAML file with all options; flags and variables are then ignored"),
     used(
         "advertise-client-urls",
         "http://localhost:2379",
@@ -227,7 +230,7 @@ pub const FLAGS: &[Flag] = &[
     used(
         "initial-cluster",
         "default=http://localhost:2380",
-        Text,
+        List,
         Clustering,
         "name=peer-url of every member, at bootstrap",
     ),
@@ -247,7 +250,7 @@ pub const FLAGS: &[Flag] = &[
     not_yet("discovery-cacert", "", Text, Clustering, DISCOVERY),
     not_yet("discovery-cert", "", Text, Clustering, DISCOVERY),
     not_yet("discovery-dial-timeout", "2s", Duration, Clustering, DISCOVERY),
-    not_yet("discovery-endpoints", "", Text, Clustering, DISCOVERY),
+    not_yet("discovery-endpoints", "", List, Clustering, DISCOVERY),
     not_yet("discovery-fallback", "exit", Text, Clustering, DISCOVERY),
     not_yet("discovery-insecure-skip-tls-verify", "false", Bool, Clustering, DISCOVERY),
     not_yet("discovery-insecure-transport", "true", Bool, Clustering, DISCOVERY),
@@ -313,8 +316,8 @@ pub const FLAGS: &[Flag] = &[
     ),
     not_yet("auto-tls", "false", Bool, Security, TLS),
     not_yet("cert-file", "", Text, Security, TLS),
-    not_yet("cipher-suites", "", Text, Security, TLS),
-    not_yet("client-cert-allowed-hostname", "", Text, Security, TLS),
+    not_yet("cipher-suites", "", List, Security, TLS),
+    not_yet("client-cert-allowed-hostname", "", List, Security, TLS),
     not_yet("client-cert-auth", "false", Bool, Security, TLS),
     not_yet("client-cert-file", "", Text, Security, TLS),
     not_yet("client-crl-file", "", Text, Security, TLS),
@@ -322,15 +325,15 @@ pub const FLAGS: &[Flag] = &[
     not_yet(
         "cors",
         "*",
-        Text,
+        List,
         Security,
         "restricting CORS is not there yet: pages of any origin may read health and metrics",
     ),
-    not_yet("host-whitelist", "*", Text, Security, "a host whitelist is not there yet: filter in front of the server"),
+    not_yet("host-whitelist", "*", List, Security, "a host whitelist is not there yet: filter in front of the server"),
     not_yet("key-file", "", Text, Security, TLS),
     not_yet("peer-auto-tls", "false", Bool, Security, TLS),
-    not_yet("peer-cert-allowed-cn", "", Text, Security, TLS),
-    not_yet("peer-cert-allowed-hostname", "", Text, Security, TLS),
+    not_yet("peer-cert-allowed-cn", "", List, Security, TLS),
+    not_yet("peer-cert-allowed-hostname", "", List, Security, TLS),
     not_yet("peer-cert-file", "", Text, Security, TLS),
     not_yet("peer-client-cert-auth", "false", Bool, Security, TLS),
     not_yet("peer-client-cert-file", "", Text, Security, TLS),
@@ -350,7 +353,7 @@ pub const FLAGS: &[Flag] = &[
     not_yet("enable-pprof", "false", Bool, Monitoring, "pprof is Go's: use perf with the release build's line tables"),
     used("log-level", "info", Text, Logging, "debug, info, warn, error (or panic, fatal: as error)"),
     used("log-format", "json", Text, Logging, "json, or text (alias: console)"),
-    used("log-outputs", "default", Text, Logging, "default or stderr, or stdout"),
+    used("log-outputs", "default", List, Logging, "default or stderr, or stdout"),
     used("logger", "zap", Text, Logging, "Only zap, etcd's name for its structured logger"),
     used("warning-unary-request-duration", "300ms", Duration, Logging, "Log a request that takes longer"),
     not_yet("enable-log-rotation", "false", Bool, Logging, NO_ROTATION),

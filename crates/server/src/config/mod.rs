@@ -1,11 +1,14 @@
-//! [`ServerConfig`]: what the flags mean, checked. Knows no sockets and no files.
+//! [`ServerConfig`]: what the flags mean, checked. Knows no sockets, and of files only the configuration file.
 
+mod dump;
+mod file;
 pub mod flags;
 mod settings;
 mod urls;
 
 use crate::StartError;
 use crate::compactor::AutoCompaction;
+pub use dump::{DumpFormat, check, dump};
 use quorate_node::{Config, EngineKind, InitialClusterState};
 use settings::Settings;
 use std::ffi::OsString;
@@ -112,31 +115,35 @@ impl ServerConfig {
         env: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, StartError> {
         let mut settings = Settings::read(args, env)?;
-        check_fixed_choices(&settings)?;
-        read_feature_gates(&mut settings)?;
+        Self::from_settings(&mut settings).map_err(|error| settings.locate(error))
+    }
+
+    fn from_settings(settings: &mut Settings) -> Result<Self, StartError> {
+        check_fixed_choices(settings)?;
+        read_feature_gates(settings)?;
         if settings.is_set("listen-client-urls") && !settings.is_set("advertise-client-urls") {
             return Err(StartError::config(
                 "--advertise-client-urls is required when --listen-client-urls is set explicitly",
             ));
         }
-        let limits = read_limits(&settings)?;
-        let node = read_node(&settings)?;
+        let limits = read_limits(settings)?;
+        let node = read_node(settings)?;
         let config = Self {
-            listen_client: urls::listen(&settings, "listen-client-urls")?,
-            listen_http: urls::listen(&settings, "listen-client-http-urls")?,
-            listen_metrics: urls::listen(&settings, "listen-metrics-urls")?,
+            listen_client: urls::listen(settings, "listen-client-urls")?,
+            listen_http: urls::listen(settings, "listen-client-http-urls")?,
+            listen_metrics: urls::listen(settings, "listen-metrics-urls")?,
             limits,
-            metrics_extensive: choice(&settings, "metrics", &[("basic", false), ("extensive", true)])?,
+            metrics_extensive: choice(settings, "metrics", &[("basic", false), ("extensive", true)])?,
             slow_request: settings.duration("warning-unary-request-duration")?,
-            auto_compaction: read_auto_compaction(&settings)?,
-            log_level: read_log_level(&settings)?,
+            auto_compaction: read_auto_compaction(settings)?,
+            log_level: read_log_level(settings)?,
             log_format: choice(
-                &settings,
+                settings,
                 "log-format",
                 &[("json", LogFormat::Json), ("text", LogFormat::Text), ("console", LogFormat::Text)],
             )?,
             log_output: choice(
-                &settings,
+                settings,
                 "log-outputs",
                 &[("default", LogOutput::Stderr), ("stderr", LogOutput::Stderr), ("stdout", LogOutput::Stdout)],
             )?,
@@ -144,6 +151,16 @@ impl ServerConfig {
             node,
         };
         Ok(config)
+    }
+
+    /// [`Self::check_bootstrap`], if there is no data: a member with data knows its cluster, and etcd ignores the bootstrap
+    /// flags then.
+    ///
+    /// # Errors
+    /// As [`Self::check_bootstrap`].
+    pub fn check_first_start(&self) -> Result<(), StartError> {
+        let is_empty = std::fs::read_dir(&self.node.data_dir).map_or(true, |mut entries| entries.next().is_none());
+        if is_empty { self.check_bootstrap() } else { Ok(()) }
     }
 
     /// Checks what only matters for a member that has no data yet: that `--initial-cluster` knows it by name, with the
@@ -199,7 +216,11 @@ fn read_feature_gates(settings: &mut Settings) -> Result<(), StartError> {
             Some((_, why)) => {
                 settings.warnings.push(format!("the feature gate {name} changes nothing here: {why}"));
             }
-            None => return Err(StartError::config(format!("--feature-gates: unrecognized feature gate: {name}"))),
+            None => {
+                let hint = file::nearest(name, flags::FEATURE_GATES.iter().map(|(known, _)| *known));
+                let hint = hint.map(|known| format!("; did you mean {known}?")).unwrap_or_default();
+                return Err(StartError::config(format!("--feature-gates: unrecognized feature gate: {name}{hint}")));
+            }
         }
     }
     Ok(())

@@ -1,63 +1,134 @@
-//! From arguments and environment to one text per flag, and from text to typed values. Knows the flag table, not the
-//! meaning of flags.
+//! From arguments, environment and configuration file to one text per flag, and from text to typed values. Knows the flag
+//! table, not the meaning of flags.
 
+use super::file::{self, Problem};
 use super::flags::{self, FLAGS, Flag, Status};
 use crate::StartError;
 use std::collections::HashMap;
 use std::ffi::OsString;
+use std::io::Read;
 use std::time::Duration;
 
 /// What asked for a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Source {
+pub enum Source {
+    /// The command line.
     Flag,
+    /// `QUORATE_...`
     QuorateEnv,
+    /// `ETCD_...`
     EtcdEnv,
+    /// The configuration file, at this line.
+    File {
+        /// From 1.
+        line: usize,
+    },
 }
 
 /// Every flag that was set, as text.
 #[derive(Debug, Default)]
 pub struct Settings {
     values: HashMap<&'static str, (String, Source)>,
+    /// The configuration file, if there is one.
+    file: Option<String>,
     /// What the log should say once there is one.
     pub warnings: Vec<String>,
 }
 
 impl Settings {
-    /// Reads arguments (without the program's name) and environment. A flag beats `QUORATE_...` beats `ETCD_...`.
+    /// Reads arguments (without the program's name) and environment. A flag beats `QUORATE_...` beats `ETCD_...`; a
+    /// configuration file, as in etcd, is all that counts.
     pub fn read(
         args: impl IntoIterator<Item = OsString>,
         env: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, StartError> {
         let args = std::iter::once(OsString::from("quorate server")).chain(args.into_iter().map(double_dash));
         let matches = flags::command().try_get_matches_from(args).map_err(StartError::Usage)?;
+        let given = |flag: &&Flag| {
+            (matches.value_source(flag.name) == Some(clap::parser::ValueSource::CommandLine))
+                .then(|| matches.get_one::<String>(flag.name).cloned().map(|value| (flag.name, value)))
+                .flatten()
+        };
+        let given: Vec<_> = FLAGS.iter().filter_map(|flag| given(&flag)).collect();
+        let mut env: Vec<_> = env.into_iter().collect();
+        // The environment has no order of its own; errors and warnings must not depend on it.
+        env.sort();
+        if let Some(path) = config_file(&given, &env) {
+            let mut settings = Self::read_file(&path)?;
+            let others = ignored(&given, &env);
+            if !others.is_empty() {
+                let names = others.join(", ");
+                settings.warnings.push(format!("{path} is all that counts, as in etcd: {names} are ignored"));
+            }
+            return Ok(settings);
+        }
         let mut settings = Self::default();
         settings.read_env(env)?;
-        for flag in FLAGS {
-            if matches.value_source(flag.name) == Some(clap::parser::ValueSource::CommandLine)
-                && let Some(value) = matches.get_one::<String>(flag.name)
-            {
-                settings.set(flag, value.clone(), Source::Flag)?;
+        for (name, value) in given {
+            if let Some(flag) = flags::find(name) {
+                settings.set(flag, value, Source::Flag)?;
             }
         }
         Ok(settings)
     }
 
-    fn read_env(&mut self, env: impl IntoIterator<Item = (String, String)>) -> Result<(), StartError> {
-        let mut env: Vec<_> = env.into_iter().collect();
-        // The environment has no order of its own; errors and warnings must not depend on it.
-        env.sort();
+    /// Reads a configuration file, and nothing else.
+    ///
+    /// # Errors
+    /// [`StartError::Config`] with one line for each problem: `path:line: text`.
+    pub fn read_file(path: &str) -> Result<Self, StartError> {
+        let cannot = |error| StartError::config(format!("cannot read the configuration file {path}: {error}"));
+        let mut bytes = Vec::new();
+        // One byte more than is allowed shows that there is too much, without reading all of it.
+        let file = std::fs::File::open(path).map_err(cannot)?;
+        file.take(file::FILE_BYTES_MAX as u64 + 1).read_to_end(&mut bytes).map_err(cannot)?;
+        let text = String::from_utf8(bytes).map_err(|_| StartError::config(format!("{path}: it is not UTF-8")))?;
+        let located = |problem: &Problem| format!("{path}:{problem}");
+        let contents = file::read(&text)
+            .map_err(|problems| StartError::config(problems.iter().map(located).collect::<Vec<_>>().join("\n")))?;
+        let mut settings = Self { file: Some(path.to_owned()), ..Self::default() };
+        settings.warnings.extend(contents.warnings.iter().map(located));
+        for entry in contents.entries {
+            let line = entry.line;
+            settings
+                .set(entry.flag, entry.value, Source::File { line })
+                .map_err(|error| StartError::config(format!("{path}:{line}: {error}")))?;
+        }
+        Ok(settings)
+    }
+
+    /// Says of an error about a flag, which begins with its name, where the file sets it.
+    pub fn locate(&self, error: StartError) -> StartError {
+        let (StartError::Config(text), Some(path)) = (&error, &self.file) else { return error };
+        let name = text.strip_prefix("--").map(|rest| rest.split([':', ' ', '[']).next().unwrap_or_default());
+        match name.and_then(|name| self.values.get(name)) {
+            Some((_, Source::File { line })) => StartError::config(format!("{path}:{line}: {text}")),
+            Some(_) | None => StartError::config(format!("{path}: {text}")),
+        }
+    }
+
+    /// Where the value of a flag comes from, in words for people: `--name`, `ETCD_NAME`, `etcd.yaml:3`, or `default`.
+    pub fn origin(&self, name: &str) -> String {
+        let variable = || name.to_ascii_uppercase().replace('-', "_");
+        match (self.values.get(name), &self.file) {
+            (None, _) => "default".to_owned(),
+            (Some((_, Source::Flag)), _) => format!("--{name}"),
+            (Some((_, Source::QuorateEnv)), _) => format!("QUORATE_{}", variable()),
+            (Some((_, Source::EtcdEnv)), _) => format!("ETCD_{}", variable()),
+            (Some((_, Source::File { line })), path) => format!("{}:{line}", path.as_deref().unwrap_or_default()),
+        }
+    }
+
+    fn read_env(&mut self, env: Vec<(String, String)>) -> Result<(), StartError> {
         for (variable, value) in env {
-            let (name, source) = if let Some(name) = variable.strip_prefix("ETCD_") {
-                (name, Source::EtcdEnv)
-            } else if let Some(name) = variable.strip_prefix("QUORATE_") {
-                (name, Source::QuorateEnv)
-            } else {
-                continue;
-            };
-            match flags::find(&name.to_ascii_lowercase().replace('_', "-")) {
+            let Some((name, source)) = flag_of_variable(&variable) else { continue };
+            match flags::find(&name) {
                 Some(flag) => self.set(flag, value, source)?,
-                None => self.warnings.push(format!("{variable} is set and names no flag: it is ignored")),
+                None => {
+                    let hint = file::nearest(&name, FLAGS.iter().map(|flag| flag.name));
+                    let hint = hint.map(|name| format!("; did you mean --{name}?")).unwrap_or_default();
+                    self.warnings.push(format!("{variable} is set and names no flag: it is ignored{hint}"));
+                }
             }
         }
         Ok(())
@@ -146,6 +217,35 @@ impl Settings {
     pub fn list(&self, name: &str) -> Vec<String> {
         self.text(name).split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned).collect()
     }
+}
+
+/// The flag that a variable names, whether there is one or not, and whose variable it is.
+fn flag_of_variable(variable: &str) -> Option<(String, Source)> {
+    let (name, source) = match (variable.strip_prefix("ETCD_"), variable.strip_prefix("QUORATE_")) {
+        (Some(name), _) => (name, Source::EtcdEnv),
+        (None, Some(name)) => (name, Source::QuorateEnv),
+        (None, None) => return None,
+    };
+    Some((name.to_ascii_lowercase().replace('_', "-"), source))
+}
+
+/// The configuration file that is asked for: by the flag, or by a variable.
+fn config_file(given: &[(&str, String)], env: &[(String, String)]) -> Option<String> {
+    let variable = |name: &str| env.iter().find(|(variable, value)| variable == name && !value.is_empty());
+    let flag = given.iter().find(|(name, value)| *name == "config-file" && !value.is_empty());
+    flag.map(|(_, value)| value)
+        .or_else(|| variable("QUORATE_CONFIG_FILE").or_else(|| variable("ETCD_CONFIG_FILE")).map(|(_, value)| value))
+        .cloned()
+}
+
+/// What was given beside a configuration file.
+fn ignored(given: &[(&str, String)], env: &[(String, String)]) -> Vec<String> {
+    let flags = given.iter().filter(|(name, _)| *name != "config-file").map(|(name, _)| format!("--{name}"));
+    let names_flag = |variable: &str| {
+        flag_of_variable(variable).is_some_and(|(name, _)| name != "config-file" && flags::find(&name).is_some())
+    };
+    let variables = env.iter().filter(|(variable, value)| !value.is_empty() && names_flag(variable));
+    flags.chain(variables.map(|(variable, _)| variable.clone())).collect()
 }
 
 /// Go's flag package takes `-flag` for `--flag`; clap does not.
@@ -255,6 +355,49 @@ mod tests {
             read(&["--auto-tls=false", "--enable-grpc-gateway=false"], &[("ETCD_CLIENT_CERT_AUTH", "false")]).is_ok()
         );
         assert!(read(&[], &[("ETCD_CLIENT_CERT_AUTH", "true")]).is_err());
+    }
+
+    fn write(text: &str) -> (tempfile::TempDir, String) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("q.yaml");
+        std::fs::write(&path, text).unwrap();
+        (dir, path.to_str().unwrap().to_owned())
+    }
+
+    #[test]
+    fn a_configuration_file_is_all_that_counts() {
+        let (_dir, path) = write("name: f\nwatch-progress-notify-interval: 5000000000\n");
+        for (args, env) in [
+            (&["--config-file", &path, "--name=g"][..], &[("ETCD_DATA_DIR", "e")][..]),
+            (&["--name=g"], &[("ETCD_CONFIG_FILE", path.as_str()), ("ETCD_DATA_DIR", "e")]),
+            (&["--name=g"], &[("QUORATE_CONFIG_FILE", path.as_str()), ("ETCD_DATA_DIR", "e")]),
+        ] {
+            let settings = read(args, env).unwrap();
+            assert_eq!((settings.text("name"), settings.text("data-dir")), ("f", "${name}.etcd"));
+            assert_eq!(settings.duration("watch-progress-notify-interval").unwrap(), Duration::from_secs(5));
+            assert_eq!(settings.origin("name"), format!("{path}:1"));
+            assert_eq!(settings.origin("data-dir"), "default");
+            assert_eq!(
+                settings.warnings,
+                [format!("{path} is all that counts, as in etcd: --name, ETCD_DATA_DIR are ignored")]
+            );
+        }
+    }
+
+    #[test]
+    fn errors_of_a_file_name_its_line() {
+        let (_dir, path) = write("name: f\n\nnam: g\nheartbeat-interval: x\n");
+        assert_eq!(
+            Settings::read_file(&path).unwrap_err().to_string(),
+            format!(
+                "{path}:3: unknown key nam; did you mean name?\n{path}:4: heartbeat-interval: \"x\" is not a whole number"
+            )
+        );
+        let (_dir, path) = write("name: f\nmax-connections: 0\n");
+        let error = crate::ServerConfig::parse([format!("--config-file={path}").into()], []).unwrap_err();
+        assert_eq!(error.to_string(), format!("{path}:2: --max-connections must be at least 1"));
+        let error = Settings::read_file("/nonexistent/q.yaml").unwrap_err().to_string();
+        assert!(error.starts_with("cannot read the configuration file /nonexistent/q.yaml: No such file"), "{error}");
     }
 
     #[test]
