@@ -36,7 +36,14 @@ pub enum EngineError {
         /// What is wrong.
         what: String,
     },
-    /// The operating system failed a call.
+    /// There is too little space to begin a write, which was not begun: nothing is lost, and it can be tried again.
+    #[error("too little free space at {}: what was written waits for room", path.display())]
+    NoSpace {
+        /// The directory of the files.
+        path: PathBuf,
+    },
+    /// The operating system failed a call. If it was for want of space, the engine was caught in the middle: unlike after
+    /// [`EngineError::NoSpace`] it has to be opened again.
     #[error("storage engine at {}: {source}: check the disk and its free space, then restart the member", path.display())]
     Io {
         /// The file or directory.
@@ -48,13 +55,11 @@ pub enum EngineError {
 }
 
 impl EngineError {
-    /// Whether the reason is that no space is left.
+    /// Whether a write was refused for want of space before it began, so that the engine can go on.
     pub fn is_disk_full(&self) -> bool {
         match self {
-            Self::Io { source, .. } => {
-                matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-            }
-            Self::InUse { .. } | Self::Format { .. } | Self::Corrupt { .. } => false,
+            Self::NoSpace { .. } => true,
+            Self::Io { .. } | Self::InUse { .. } | Self::Format { .. } | Self::Corrupt { .. } => false,
         }
     }
 }

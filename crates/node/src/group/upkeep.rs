@@ -105,7 +105,9 @@ impl Upkeep {
                 && !stopping
             {
                 // Nothing is lost: what the engine did not take stays in the tail and in the log.
-                tracing::error!(%error, "the disk is full: what was written waits for room");
+                if !self.engine_full {
+                    tracing::error!(%error, "the disk is full");
+                }
                 self.engine_full = true;
                 self.watch_space();
                 tokio::time::sleep(FULL_DISK_PAUSE).await;

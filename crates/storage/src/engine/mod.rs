@@ -32,8 +32,9 @@ pub trait Engine: Send + Sync {
     /// written meanwhile may be seen or not.
     fn scan(&self, from: &[u8], until: &[u8], visit: Visit<'_, ControlFlow<()>>) -> Result<(), EngineError>;
 
-    /// Writes all of `batch` or nothing. Visible on return; durable only after [`Engine::flush`]. Refused with an error
-    /// that [`EngineError::is_disk_full`] tells, and without harm, if there is too little space.
+    /// Writes all of `batch` or nothing. Visible on return; durable only after [`Engine::flush`]. Refused with
+    /// [`EngineError::NoSpace`], and without harm, if there is too little space. After any other error, as after one of
+    /// [`Engine::flush`], the engine has to be opened again.
     fn write(&self, batch: &Batch) -> Result<(), EngineError>;
 
     /// Makes everything durable that was written before the call.

@@ -4,7 +4,6 @@
 
 use super::Batch;
 use crate::EngineError;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -33,7 +32,7 @@ impl Space {
         let pending = (self.unflushed_bytes.load(Ordering::Relaxed) + batch.bytes()) as u64;
         let margin = if batch.mostly_deletes() { MARGIN_DELETE_BYTES } else { MARGIN_BYTES };
         if available < pending * WRITE_AMPLIFICATION + margin {
-            return Err(error(io::ErrorKind::StorageFull.into()));
+            return Err(EngineError::NoSpace { path: self.dir.clone() });
         }
         self.unflushed_bytes.fetch_add(batch.bytes(), Ordering::Relaxed);
         Ok(())
