@@ -14,15 +14,17 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("quorate-core", &[]),
     ("quorate-proto", &[]),
     ("quorate-wal", &[]),
+    ("quorate-tls", &[]),
     ("quorate-storage", &["quorate-core"]),
-    ("quorate-node", &["quorate-storage", "quorate-wal", "quorate-core", "quorate-proto"]),
-    ("quorate-server", &["quorate-node", "quorate-proto", "quorate-core"]),
-    ("quorate-client", &["quorate-proto"]),
+    ("quorate-node", &["quorate-storage", "quorate-wal", "quorate-core", "quorate-proto", "quorate-tls"]),
+    ("quorate-server", &["quorate-node", "quorate-proto", "quorate-core", "quorate-tls"]),
+    ("quorate-client", &["quorate-proto", "quorate-tls"]),
     ("quorate", &["quorate-server", "quorate-client", "quorate-proto", "quorate-core"]),
     ("quorate-sim", &["quorate-node", "quorate-storage", "quorate-wal", "quorate-core", "quorate-proto"]),
     ("xtask", &[]),
     // These two drive other processes over the wire, so they see the wire alone.
-    ("quorate-tests", &["quorate-proto", "quorate-client"]),
+    // `quorate-tls` makes the tests' certificates.
+    ("quorate-tests", &["quorate-proto", "quorate-client", "quorate-tls"]),
     ("quorate-benches", &["quorate-proto", "quorate-client"]),
 ];
 
