@@ -22,7 +22,8 @@ pub fn run() -> Result<()> {
     let mut violations = BTreeSet::new();
     let mut versions: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for platform in PLATFORMS {
-        let metadata = cargo::metadata(&["--filter-platform", platform])?;
+        let mut metadata = cargo::metadata(&["--filter-platform", platform])?;
+        keep_built(&mut metadata, &cargo::built(platform)?);
         violations.extend(check(&metadata, &policy));
         for package in resolved(&metadata) {
             versions.entry(name(package).to_owned()).or_default().insert(text_of(package, "version"));
@@ -77,6 +78,17 @@ fn name(package: &Value) -> &str {
 
 fn text_of(package: &Value, field: &str) -> String {
     text(&package[field]).to_owned()
+}
+
+/// Takes out of the graph what is not built.
+fn keep_built(metadata: &mut Value, built: &BTreeSet<String>) {
+    let is_built = |package: &&Value| built.contains(&format!("{} {}", name(package), text(&package["version"])));
+    let ids: BTreeSet<String> = packages(metadata).filter(is_built).map(|package| text_of(package, "id")).collect();
+    let Some(nodes) = metadata["resolve"]["nodes"].as_array_mut() else { return };
+    nodes.retain(|node| ids.contains(text(&node["id"])));
+    for dependencies in nodes.iter_mut().filter_map(|node| node["dependencies"].as_array_mut()) {
+        dependencies.retain(|dependency| ids.contains(text(dependency)));
+    }
 }
 
 /// The packages that the chosen platform really builds.
@@ -214,6 +226,16 @@ mod tests {
     fn a_banned_crate_is_reported_but_for_its_wrappers() {
         assert_eq!(check(&graph("app", CRATES_IO, "MIT"), &policy()), ["app -> ring: this crate is banned"]);
         assert_eq!(check(&graph("legacy", CRATES_IO, "MIT"), &policy()), [""; 0]);
+    }
+
+    #[test]
+    fn what_no_feature_turns_on_is_not_built() {
+        let mut metadata = graph("app", CRATES_IO, "GPL-3.0-only");
+        keep_built(&mut metadata, &BTreeSet::from(["app 1.0.0".to_owned(), "ring 0.16.0".to_owned()]));
+        assert_eq!(check(&metadata, &policy()), [""; 0]);
+        let mut metadata = graph("app", CRATES_IO, "MIT");
+        keep_built(&mut metadata, &BTreeSet::from(["app 1.0.0".to_owned(), "ring 0.17.0".to_owned()]));
+        assert_eq!(check(&metadata, &policy()), ["app -> ring: this crate is banned"]);
     }
 
     #[test]

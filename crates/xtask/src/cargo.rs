@@ -1,5 +1,6 @@
 //! What cargo knows: the workspace's root, and its metadata as JSON.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -46,6 +47,25 @@ pub fn metadata(extra: &[&str]) -> Result<Value> {
         bail!("cargo metadata: {}", String::from_utf8_lossy(&output.stderr).trim());
     }
     serde_json::from_slice(&output.stdout).context("cargo metadata wrote something that is not JSON")
+}
+
+/// The packages that are built for a platform, each as `name version`. Metadata and lock file also name packages that only
+/// features bring which nobody turns on (`ring?/alloc`); `cargo tree` does not.
+pub fn built(platform: &str) -> Result<BTreeSet<String>> {
+    let output = cargo()
+        .args(["tree", "--workspace", "--locked", "--target", platform, "--prefix", "none", "--format", "{p}"])
+        .output()
+        .context("cannot run cargo tree")?;
+    if !output.status.success() {
+        bail!("cargo tree: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    let lines = String::from_utf8(output.stdout).context("cargo tree wrote something that is not text")?;
+    // `name v1.2.3`, then what is of no interest here.
+    let package = |line: &str| {
+        let mut words = line.split_whitespace();
+        Some(format!("{} {}", words.next()?, words.next()?.strip_prefix('v')?))
+    };
+    Ok(lines.lines().filter_map(package).collect())
 }
 
 /// The packages of a metadata document; empty if there are none.
