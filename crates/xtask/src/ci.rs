@@ -28,6 +28,7 @@ pub fn run(args: &[String]) -> Result<()> {
     });
     if with_tests {
         steps.run("tests", || nextest(&[]));
+        steps.run("tests of the client on Quorate", client_on_quorate);
         steps.run("doctests", doctests);
     }
     steps.run("examples", examples);
@@ -38,7 +39,11 @@ pub fn run(args: &[String]) -> Result<()> {
 pub fn test(args: &[String]) -> Result<()> {
     nextest(args)?;
     // With arguments the caller asked for some tests, not for all of them.
-    if args.is_empty() { doctests() } else { Ok(()) }
+    if !args.is_empty() {
+        return Ok(());
+    }
+    client_on_quorate()?;
+    doctests()
 }
 
 /// Runs every example of the workspace; an example is a test that must end with success.
@@ -82,6 +87,18 @@ fn nextest(args: &[String]) -> Result<()> {
         command.env("QUORATE_BIN", target_dir().join("debug").join("quorate"));
     }
     exec(&mut command)
+}
+
+/// The client's tests once more: they run on etcd, whose client it has to be, and here on the server of this workspace.
+fn client_on_quorate() -> Result<()> {
+    let server = format!("{} server", target_dir().join("debug").join("quorate").display());
+    // The server has no users yet.
+    let filter = "package(quorate-client) & kind(test) & not binary(auth)";
+    exec(
+        cargo()
+            .args(["nextest", "run", "--locked", "--workspace", "--filterset", filter])
+            .env("QUORATE_TEST_SERVER", server),
+    )
 }
 
 fn doctests() -> Result<()> {
