@@ -651,6 +651,11 @@ impl Node {
         self.running.group.has_leader()
     }
 
+    /// Whether this member leads, as far as it can tell.
+    pub fn leads(&self) -> bool {
+        self.running.group.role().is_leader
+    }
+
     /// Resolves when the node has stopped, with the reason: removed from the cluster, a fatal error, or
     /// [`Error::Stopped`] after [`Node::shutdown`].
     pub async fn stopped(&self) -> Error {

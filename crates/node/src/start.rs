@@ -11,7 +11,7 @@ use crate::{Config, Error, membership};
 use parking_lot::Mutex;
 use quorate_core::{Command, GroupId, MemberAttributes, MemberId};
 use quorate_proto::peer_v1 as pb;
-use quorate_storage::{EngineConfig, Store, StoreConfig, open_engine};
+use quorate_storage::{EngineConfig, Store, StoreConfig};
 use quorate_wal::{Wal, WalOptions};
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
@@ -63,7 +63,7 @@ pub(crate) async fn start(config: Config, env: Arc<dyn Env>) -> Result<Arc<Runni
     if fresh {
         bootstrap::keep(&config, env.as_ref(), &identity)?;
     }
-    let store = open_store(&config)?;
+    let store = open_store(&config, env.as_ref())?;
     let stopped = watch::Sender::new(None);
     let known = store.clone();
     let known_directory: peer::KnownDirectory = Arc::new(move |member| {
@@ -203,10 +203,10 @@ fn open_wal(config: &Config, dir: PathBuf, identity: &DataIdentity, env: &Arc<dy
     Ok(wal)
 }
 
-fn open_store(config: &Config) -> Result<Arc<Store>, Error> {
+fn open_store(config: &Config, env: &dyn Env) -> Result<Arc<Store>, Error> {
     let engine_config = EngineConfig { cache_bytes: config.engine_cache_bytes };
     let engine =
-        open_engine(config.engine, &config.data_dir, engine_config).map_err(|e| Error::Fatal(e.to_string()))?;
+        env.open_engine(config.engine, &config.data_dir, engine_config).map_err(|e| Error::Fatal(e.to_string()))?;
     let store_config =
         StoreConfig { tail_bytes_max: config.tail_bytes_max, cache_bytes_max: config.record_cache_bytes };
     let store = Store::open(engine, GroupId::DEFAULT, store_config).map_err(|e| Error::Fatal(e.to_string()))?;

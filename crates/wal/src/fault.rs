@@ -206,6 +206,11 @@ impl FaultDisk {
         self.machine.lock().operations
     }
 
+    /// Whether the power is off: it failed at an operation, and nobody has turned it on again.
+    pub fn is_off(&self) -> bool {
+        self.machine.lock().powered_off
+    }
+
     /// Fails the sync of a file's data with this number (from 0, over the disk's life). As on Linux, what it should
     /// have written stays readable and counts as clean, so the next sync succeeds without writing it.
     pub fn fail_sync_at(&self, sync: u64) {

@@ -8,6 +8,7 @@ mod os;
 
 pub use os::OsEnv;
 
+use quorate_storage::{Engine, EngineConfig, EngineError, EngineKind, open_engine};
 use quorate_wal::Disk;
 use std::cell::Cell;
 use std::future::Future;
@@ -57,6 +58,14 @@ pub trait Env: Send + Sync + 'static {
     /// # Errors
     /// `WouldBlock` if another process has it.
     fn lock_dir(&self, dir: &Path) -> io::Result<Box<dyn Send + Sync>>;
+
+    /// Opens the storage engine in `dir`. An engine owns its files; a simulation puts one on its own disk.
+    ///
+    /// # Errors
+    /// What is wrong with the engine's files.
+    fn open_engine(&self, kind: EngineKind, dir: &Path, config: EngineConfig) -> Result<Arc<dyn Engine>, EngineError> {
+        open_engine(kind, dir, config)
+    }
 
     /// Dials `host:port`.
     fn connect(&self, address: String) -> BoxFuture<io::Result<Box<dyn ByteStream>>>;

@@ -1,0 +1,200 @@
+//! Clients: calls to a member with a deadline, over the simulated network, and everything noted in the history.
+
+use crate::clock::MachineClock;
+use crate::history::{Entry, Event, Op, Outcome, Renewal, Seen, SharedHistory, Span};
+use crate::machine::Doors;
+use crate::network::Network;
+use bytes::Bytes;
+use quorate_core::{
+    Change, Compare, CompareResult, CompareTarget, DeleteRange, KeyRange, KeyValue, LeaseId, Op as CoreOp, OpReply, Put,
+    RangeRequest, Record, Revision, Txn,
+};
+use quorate_node::{Error, Node};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What all clients share. They run on one machine of their own, whose place is behind the members'.
+#[derive(Clone)]
+pub struct Rpc {
+    /// The members' doors.
+    pub doors: Doors,
+    /// The network.
+    pub network: Network,
+    /// The clients' clock.
+    pub clock: Arc<MachineClock>,
+    /// Where calls are noted.
+    pub history: SharedHistory,
+    /// The clients' place among the machines.
+    pub me: usize,
+    /// How long a client waits.
+    pub deadline: Duration,
+}
+
+impl Rpc {
+    /// Has the node of `member` do something. `None`: no answer in time.
+    pub async fn call<T, F>(&self, member: usize, act: impl FnOnce(Node) -> F + Send + 'static) -> Option<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + Send + 'static,
+    {
+        let (answer, answered) = tokio::sync::oneshot::channel();
+        let (network, me, door) = (self.network.clone(), self.me, self.doors[member].clone());
+        let ask = async {
+            tokio::time::sleep(network.delay(me, member)).await;
+            if network.is_blocked(me, member) {
+                std::future::pending::<()>().await;
+            }
+            let (network, back) = (network.clone(), door.clone());
+            let sent = door.send(Box::new(move |node| {
+                Box::pin(async move {
+                    let result = act(node).await;
+                    tokio::time::sleep(network.delay(member, me)).await;
+                    // A process that must end tells nobody anything any more.
+                    if !network.is_blocked(member, me) && back.fatal().is_none() {
+                        let _ = answer.send(result);
+                    }
+                })
+            }));
+            if !sent {
+                return None;
+            }
+            answered.await.ok()
+        };
+        tokio::time::timeout(self.deadline, ask).await.ok().flatten()
+    }
+
+    /// Calls, and notes what came of it.
+    pub async fn run(&self, client: usize, member: usize, op: Op) -> Outcome {
+        let start = self.clock.world_now();
+        let asked = op.clone();
+        let outcome = self.call(member, move |node| perform(node, asked)).await.unwrap_or(Outcome::Unknown);
+        let end = self.clock.world_now();
+        self.history.lock().entries.push(Entry { client, member, start, end, op, outcome: outcome.clone() });
+        outcome
+    }
+
+    /// Grants a lease. Its id, if it was granted.
+    pub async fn grant(&self, member: usize, ttl_seconds: i64) -> Option<i64> {
+        let start = self.clock.world_now();
+        let grant = self.call(member, move |node| async move { node.lease_grant(LeaseId::NONE, ttl_seconds).await });
+        let (id, ttl_seconds) = grant.await?.ok()?.body;
+        self.history.lock().renewals.push(Renewal { lease: id.get(), ttl_seconds, start });
+        Some(id.get())
+    }
+
+    /// Renews a lease. `Some(false)`: it is gone.
+    pub async fn renew(&self, member: usize, lease: i64) -> Option<bool> {
+        let start = self.clock.world_now();
+        let renew = self.call(member, move |node| async move { node.lease_keep_alive(LeaseId::new(lease)).await });
+        let ttl_seconds = renew.await?.ok()?.body;
+        if ttl_seconds > 0 {
+            self.history.lock().renewals.push(Renewal { lease, ttl_seconds, start });
+        }
+        Some(ttl_seconds > 0)
+    }
+}
+
+/// Only what says that nothing has changed counts as refused.
+fn outcome_of(error: &Error) -> Outcome {
+    if matches!(error, Error::Rejected(_) | Error::TooManyRequests | Error::NotSupportedForLearner) {
+        Outcome::Refused(error.to_string())
+    } else {
+        Outcome::Unknown
+    }
+}
+
+async fn perform(node: Node, op: Op) -> Outcome {
+    let result = match op {
+        Op::Put { key, value, lease } => {
+            let put = Put { key: key.into(), value: value.into(), lease: LeaseId::new(lease), ..Put::default() };
+            node.put(put).await.map(|answer| done(answer.header.revision, 0))
+        }
+        Op::Delete { span } => {
+            let delete = DeleteRange { range: range_of(&span), prev_kv: false };
+            node.delete_range(delete).await.map(|answer| done(answer.header.revision, answer.body.0))
+        }
+        Op::Get { span, serializable, revision } => {
+            let request = RangeRequest {
+                serializable,
+                revision: Revision::new(revision),
+                ..RangeRequest::new(range_of(&span))
+            };
+            node.range(request).await.map(|answer| Outcome::Read {
+                revision: answer.header.revision.get(),
+                kvs: answer.body.kvs.iter().map(seen).collect(),
+            })
+        }
+        Op::Swap { parts } => node.txn(swap(&parts)).await.map(|answer| {
+            let revision = answer.header.revision;
+            if answer.body.succeeded { done(revision, 0) } else { read(revision, answer.body.responses) }
+        }),
+        Op::Revoke { lease } => {
+            node.lease_revoke(LeaseId::new(lease)).await.map(|answer| done(answer.header.revision, 0))
+        }
+    };
+    result.unwrap_or_else(|error| outcome_of(&error))
+}
+
+fn done(revision: Revision, deleted: i64) -> Outcome {
+    Outcome::Done { revision: revision.get(), deleted }
+}
+
+fn read(revision: Revision, replies: Vec<OpReply>) -> Outcome {
+    let mut kvs = Vec::new();
+    for reply in replies {
+        if let OpReply::Range { reply, .. } = reply {
+            kvs.extend(reply.kvs.iter().map(seen));
+        }
+    }
+    Outcome::Read { revision: revision.get(), kvs }
+}
+
+fn swap(parts: &[(String, i64, String)]) -> Txn {
+    let compare = |(key, expected, _): &(String, i64, String)| Compare {
+        range: KeyRange::Single(Bytes::from(key.clone())),
+        result: CompareResult::Equal,
+        target: CompareTarget::Mod(Revision::new(*expected)),
+    };
+    let put = |(key, _, value): &(String, i64, String)| {
+        CoreOp::Put(Put { key: key.clone().into(), value: value.clone().into(), ..Put::default() })
+    };
+    let first = parts.first().map_or("", |(key, _, _)| key);
+    Txn {
+        compares: parts.iter().map(compare).collect(),
+        success: parts.iter().map(put).collect(),
+        failure: vec![CoreOp::Range(RangeRequest::new(KeyRange::Single(Bytes::from(first.to_owned()))))],
+    }
+}
+
+/// The range of a span.
+pub fn range_of(span: &Span) -> KeyRange {
+    let until = span.until.clone().map_or_else(Bytes::new, Bytes::from);
+    KeyRange::from_wire(Bytes::from(span.from.clone()), until)
+}
+
+fn text(bytes: &Bytes) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// What a key held.
+pub fn seen(kv: &KeyValue) -> Seen {
+    Seen {
+        key: text(&kv.key),
+        value: text(&kv.value),
+        create_revision: kv.create_revision.get(),
+        mod_revision: kv.mod_revision.get(),
+        version: kv.version,
+        lease: kv.lease.get(),
+    }
+}
+
+/// A change, as a watcher sees it.
+pub fn event(record: &Record) -> Event {
+    match record.key_value() {
+        Some(kv) => Event::Put(seen(&kv)),
+        None => {
+            debug_assert!(matches!(record.change, Change::Delete));
+            Event::Delete { key: text(&record.key), revision: record.rev.main.get() }
+        }
+    }
+}

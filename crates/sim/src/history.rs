@@ -1,0 +1,208 @@
+//! What clients asked, what they were told and when; and what watchers saw.
+
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Keys from `from` up to and without `until`; without an `until`, the one key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// First key.
+    pub from: String,
+    /// First key that is not in it any more.
+    pub until: Option<String>,
+}
+
+impl Span {
+    /// One key.
+    pub fn key(key: &str) -> Span {
+        Span { from: key.to_owned(), until: None }
+    }
+
+    /// All keys that start with `prefix`.
+    pub fn prefix(prefix: &str) -> Span {
+        Span { from: prefix.to_owned(), until: Some(format!("{prefix}~")) }
+    }
+
+    /// Whether `key` is in it.
+    pub fn contains(&self, key: &str) -> bool {
+        match &self.until {
+            None => key == self.from,
+            Some(until) => key >= self.from.as_str() && key < until.as_str(),
+        }
+    }
+}
+
+/// What a key holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// The key.
+    pub key: String,
+    /// The value.
+    pub value: String,
+    /// Revision of the key's first write since it was last absent.
+    pub create_revision: i64,
+    /// Revision of its last write.
+    pub mod_revision: i64,
+    /// Writes since the first.
+    pub version: i64,
+    /// The lease that it hangs on, or 0.
+    pub lease: i64,
+}
+
+/// A call. A value is written by at most one call of a run, so that it tells which.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// Write a key.
+    Put {
+        /// The key.
+        key: String,
+        /// The value.
+        value: String,
+        /// The lease, or 0.
+        lease: i64,
+    },
+    /// Delete keys.
+    Delete {
+        /// Which.
+        span: Span,
+    },
+    /// Read keys.
+    Get {
+        /// Which.
+        span: Span,
+        /// A member's own state will do.
+        serializable: bool,
+        /// At which revision; 0 is the newest.
+        revision: i64,
+    },
+    /// If every key was last modified at the revision that stands beside it (0: it is not there), write all; else read
+    /// the first.
+    Swap {
+        /// Key, expected revision, new value.
+        parts: Vec<(String, i64, String)>,
+    },
+    /// Revoke a lease, which deletes its keys.
+    Revoke {
+        /// The lease.
+        lease: i64,
+    },
+}
+
+/// What came of a call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Done, at this revision of the header. A delete that found nothing, too.
+    Done {
+        /// The revision.
+        revision: i64,
+        /// Keys deleted, by a delete.
+        deleted: i64,
+    },
+    /// Read: a get, or a swap whose condition did not hold.
+    Read {
+        /// Revision of the header.
+        revision: i64,
+        /// What was there, in order of keys.
+        kvs: Vec<Seen>,
+    },
+    /// Refused for good: it has changed nothing and never will.
+    Refused(String),
+    /// No answer, or one that says that the outcome is not known.
+    Unknown,
+}
+
+/// One call with its outcome.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Which client.
+    pub client: usize,
+    /// Which member it asked.
+    pub member: usize,
+    /// World time of the request.
+    pub start: Duration,
+    /// World time of the answer.
+    pub end: Duration,
+    /// The call.
+    pub op: Op,
+    /// The outcome.
+    pub outcome: Outcome,
+}
+
+/// One change of one key, as a watcher sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Written.
+    Put(Seen),
+    /// Deleted at this revision.
+    Delete {
+        /// The key.
+        key: String,
+        /// When.
+        revision: i64,
+    },
+}
+
+impl Event {
+    /// The key.
+    pub fn key(&self) -> &str {
+        match self {
+            Event::Put(seen) => &seen.key,
+            Event::Delete { key, .. } => key,
+        }
+    }
+
+    /// The revision of the change.
+    pub fn revision(&self) -> i64 {
+        match self {
+            Event::Put(seen) => seen.mod_revision,
+            Event::Delete { revision, .. } => *revision,
+        }
+    }
+}
+
+/// What one watcher saw over all its connections.
+#[derive(Clone, Debug)]
+pub struct Watched {
+    /// Its name in reports.
+    pub name: String,
+    /// What it asked for.
+    pub span: Span,
+    /// From which revision on.
+    pub from: i64,
+    /// Events with the world time at which they came, in the order in which they came.
+    pub events: Vec<(Duration, Event)>,
+    /// Everything up to here was promised to have come: by an event's header or by progress.
+    pub complete_to: i64,
+    /// What it saw that no watcher may see.
+    pub violations: Vec<String>,
+    /// It needed a revision that was compacted, and started again after it.
+    pub gaps: Vec<(i64, i64)>,
+}
+
+/// A renewal of a lease that was acknowledged.
+#[derive(Clone, Debug)]
+pub struct Renewal {
+    /// The lease.
+    pub lease: i64,
+    /// Seconds that it lives without another.
+    pub ttl_seconds: i64,
+    /// When the request was sent: it lives at least until this plus the TTL.
+    pub start: Duration,
+}
+
+/// Everything that clients saw.
+#[derive(Debug, Default)]
+pub struct History {
+    /// Calls.
+    pub entries: Vec<Entry>,
+    /// Grants and renewals.
+    pub renewals: Vec<Renewal>,
+    /// Watchers that have ended or will.
+    pub watched: Vec<Arc<Mutex<Watched>>>,
+    /// Revisions that clients compacted to, acknowledged or not.
+    pub compactions: Vec<i64>,
+}
+
+/// Shared by all clients.
+pub type SharedHistory = Arc<Mutex<History>>;

@@ -1,0 +1,22 @@
+//! Deterministic simulation of whole clusters: real nodes, with a disk, a network and clocks that fail by plan.
+//!
+//! One seed is one history, bit for bit. A [`Plan`] draws members, load and faults from the seed; a [`World`] runs it,
+//! each machine on a paused tokio runtime of its own, all on one thread; the [`oracle`] judges what clients saw.
+//! One process runs one seed: see [`determinism`].
+#![deny(unsafe_code)]
+
+mod client;
+mod clock;
+pub mod determinism;
+pub mod history;
+mod machine;
+mod network;
+pub mod oracle;
+mod plan;
+mod random;
+mod workers;
+mod world;
+
+pub use plan::{Fault, Load, Plan};
+pub use random::Random;
+pub use world::{Report, World};

@@ -1,0 +1,371 @@
+//! One machine: a disk, a clock, a runtime of its own, and a node that is started, killed and started again.
+//!
+//! A kill drops the runtime, and with it every task at whatever await point it is.
+
+use crate::clock::MachineClock;
+use crate::network::Network;
+use parking_lot::Mutex;
+use quorate_node::env::{Accepted, BoxFuture, ByteStream, Env, Listener};
+use quorate_node::{Config, Node};
+use quorate_storage::engine::RedbEngine;
+use quorate_storage::{Engine, EngineConfig, EngineError, EngineKind};
+use quorate_wal::fault::FaultDisk;
+use quorate_wal::{Disk, DiskFile};
+use std::future::Future;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::runtime::Runtime;
+use tokio::sync::mpsc;
+
+/// Something that a client has a node do.
+pub type Job = Box<dyn FnOnce(Node) -> BoxFuture<()> + Send>;
+
+/// What others can reach of a machine.
+#[derive(Default)]
+pub struct Door {
+    inner: Mutex<DoorInner>,
+}
+
+#[derive(Default)]
+struct DoorInner {
+    jobs: Option<mpsc::UnboundedSender<Job>>,
+    clock: Option<Arc<MachineClock>>,
+    node: Option<Node>,
+    /// Why the node did not start, or stopped by itself.
+    failure: Option<String>,
+    /// The node said that the process must end.
+    fatal: Option<String>,
+}
+
+impl Door {
+    /// Sends a job to the node. `false` if it is not there.
+    pub fn send(&self, job: Job) -> bool {
+        self.inner.lock().jobs.as_ref().is_some_and(|jobs| jobs.send(job).is_ok())
+    }
+
+    /// The node, if it is up.
+    pub fn node(&self) -> Option<Node> {
+        self.inner.lock().node.clone()
+    }
+
+    /// The machine's clock, if it is up.
+    pub fn clock(&self) -> Option<Arc<MachineClock>> {
+        self.inner.lock().clock.clone()
+    }
+
+    /// Why the node is not up although the machine is.
+    pub fn failure(&self) -> Option<String> {
+        self.inner.lock().failure.clone()
+    }
+
+    /// Why the process must end.
+    pub fn fatal(&self) -> Option<String> {
+        self.inner.lock().fatal.clone()
+    }
+}
+
+/// All machines' doors.
+pub type Doors = Arc<Vec<Arc<Door>>>;
+
+/// A machine.
+pub struct Machine {
+    /// Its place among the machines.
+    pub index: usize,
+    /// Its disk, which outlives every process.
+    pub disk: FaultDisk,
+    network: Network,
+    doors: Doors,
+    config: Config,
+    boot: Option<Boot>,
+    boots: u64,
+    random_state: Arc<AtomicU64>,
+    rate: f64,
+    /// Stands still until then, as after SIGSTOP.
+    paused: Option<(Duration, Duration)>,
+}
+
+struct Boot {
+    runtime: Runtime,
+    clock: Arc<MachineClock>,
+}
+
+impl Machine {
+    /// A machine that is off.
+    pub fn new(index: usize, network: Network, doors: Doors, config: Config, seed: u64) -> Machine {
+        Machine {
+            index,
+            disk: FaultDisk::new(),
+            network,
+            doors,
+            config,
+            boot: None,
+            boots: 0,
+            random_state: Arc::new(AtomicU64::new(seed)),
+            rate: 1.0,
+            paused: None,
+        }
+    }
+
+    /// Whether it is on.
+    pub fn is_up(&self) -> bool {
+        self.boot.is_some()
+    }
+
+    /// What its node is started with.
+    pub fn config_mut(&mut self) -> &mut Config {
+        &mut self.config
+    }
+
+    fn door(&self) -> Arc<Door> {
+        self.doors[self.index].clone()
+    }
+
+    /// Turns it on: the node starts within the next ticks.
+    ///
+    /// # Panics
+    /// If the operating system gives no runtime.
+    pub fn start(&mut self, now: Duration) {
+        self.boots += 1;
+        let runtime = paused_runtime();
+        let clock = Arc::new(MachineClock::new(now, self.rate));
+        let (jobs, queue) = mpsc::unbounded_channel();
+        let door = self.door();
+        *door.inner.lock() = DoorInner { jobs: Some(jobs), clock: Some(clock.clone()), ..DoorInner::default() };
+        let env = Arc::new(SimEnv {
+            machine: self.index,
+            disk: self.disk.clone(),
+            network: self.network.clone(),
+            clock: clock.clone(),
+            doors: self.doors.clone(),
+            random_state: self.random_state.clone(),
+            dead: Arc::new(AtomicBool::new(false)),
+        });
+        runtime.spawn(run_node(self.config.clone(), env, door, queue));
+        self.boot = Some(Boot { runtime, clock });
+        self.paused = None;
+    }
+
+    /// Ends the process at once. What it wrote and did not sync is in the page cache still.
+    pub fn kill(&mut self) {
+        self.disk.kill();
+        self.turn_off();
+    }
+
+    /// Takes the power away: of what was not synced, `seed` decides what is left.
+    pub fn power_cut(&mut self, seed: u64) {
+        self.disk.power_cut(seed);
+        self.turn_off();
+    }
+
+    fn turn_off(&mut self) {
+        let door = self.door();
+        let mut inner = door.inner.lock();
+        let gone = std::mem::take(&mut *inner);
+        drop(inner);
+        self.network.forget(self.index);
+        // Tasks first: they hold handles of the node, too.
+        drop(self.boot.take());
+        drop(gone);
+        self.paused = None;
+    }
+
+    /// Lets it stand still for a while.
+    pub fn pause(&mut self, now: Duration, length: Duration) {
+        self.paused = Some((now, now + length));
+    }
+
+    /// Lets its clock run fast or slow.
+    pub fn set_rate(&mut self, rate: f64) {
+        self.rate = rate;
+        if let Some(boot) = &self.boot {
+            boot.clock.set_rate(rate);
+        }
+    }
+
+    /// Runs it for one tick of the world from `now` on.
+    pub fn tick(&mut self, now: Duration, tick: Duration) {
+        let Some(boot) = &self.boot else { return };
+        let mut missed = Duration::ZERO;
+        if let Some((since, until)) = self.paused {
+            if now < until {
+                return;
+            }
+            missed = now - since;
+            self.paused = None;
+        }
+        let own = tick.mul_f64(self.rate);
+        boot.runtime.block_on(async {
+            if !missed.is_zero() {
+                // Its clock went on while it stood still: all timers are due at once.
+                tokio::time::advance(missed).await;
+            }
+            boot.clock.begin_tick(now);
+            tokio::time::sleep(own).await;
+        });
+    }
+}
+
+/// A runtime whose time stands still unless all tasks wait.
+///
+/// # Panics
+/// If the operating system does not give what it needs.
+pub fn paused_runtime() -> Runtime {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    #[allow(clippy::expect_used)]
+    runtime.expect("a current-thread runtime needs no more than memory")
+}
+
+/// The process: starts the node, then does what clients ask.
+async fn run_node(config: Config, env: Arc<SimEnv>, door: Arc<Door>, mut jobs: mpsc::UnboundedReceiver<Job>) {
+    let node = match Node::start_in(config, env).await {
+        Ok(node) => node,
+        Err(error) => {
+            door.inner.lock().failure = Some(error.to_string());
+            return;
+        }
+    };
+    door.inner.lock().node = Some(node.clone());
+    loop {
+        tokio::select! {
+            biased;
+            error = node.stopped() => {
+                let mut inner = door.inner.lock();
+                inner.failure = Some(error.to_string());
+                inner.jobs = None;
+                return;
+            }
+            job = jobs.recv() => match job {
+                Some(job) => { tokio::spawn(job(node.clone())); }
+                None => return,
+            },
+        }
+    }
+}
+
+/// The outside of a simulated node.
+struct SimEnv {
+    machine: usize,
+    disk: FaultDisk,
+    network: Network,
+    clock: Arc<MachineClock>,
+    doors: Doors,
+    random_state: Arc<AtomicU64>,
+    dead: Arc<AtomicBool>,
+}
+
+impl Env for SimEnv {
+    fn wall_clock_ms(&self) -> u64 {
+        1_700_000_000_000 + self.clock.world_now().as_millis() as u64
+    }
+
+    fn random_u64(&self) -> u64 {
+        crate::determinism::mix(self.random_state.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::SeqCst))
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.clock.world_now()
+    }
+
+    fn disk(&self) -> Arc<dyn Disk> {
+        Arc::new(self.disk.clone())
+    }
+
+    fn lock_dir(&self, _dir: &Path) -> io::Result<Box<dyn Send + Sync>> {
+        // One process at a time runs on a machine: the simulation starts no other before it has ended this one.
+        Ok(Box::new(()))
+    }
+
+    fn open_engine(&self, kind: EngineKind, dir: &Path, config: EngineConfig) -> Result<Arc<dyn Engine>, EngineError> {
+        match kind {
+            EngineKind::Redb => {
+                let path = dir.join("engine.redb");
+                let file = open_or_create(&self.disk, &path)
+                    .map_err(|source| EngineError::Io { path: path.clone(), source })?;
+                Ok(Arc::new(RedbEngine::with_backend("engine.redb", EngineFile(file), config)?))
+            }
+            EngineKind::Sled | EngineKind::Memory => quorate_storage::open_engine(EngineKind::Memory, dir, config),
+        }
+    }
+
+    fn connect(&self, address: String) -> BoxFuture<io::Result<Box<dyn ByteStream>>> {
+        let doors = self.doors.clone();
+        let peer_clock = move |machine: usize| doors[machine].clock();
+        Box::pin(self.network.clone().connect(self.machine, self.clock.clone(), peer_clock, address))
+    }
+
+    fn listen(&self, address: String) -> BoxFuture<io::Result<Box<dyn Listener>>> {
+        let listening = self.network.listen(self.machine, address);
+        Box::pin(async move { Ok(Box::new(SimListener(listening?)) as Box<dyn Listener>) })
+    }
+
+    fn spawn_dedicated(&self, _name: &'static str, task: BoxFuture<()>) {
+        tokio::spawn(task);
+    }
+
+    fn fatal(&self, reason: &str) {
+        if !self.dead.swap(true, Ordering::SeqCst) {
+            // The process ends here. Its tasks run until the end of the tick, but nothing of it reaches anybody: the
+            // disk takes nothing more, the door is shut, and connections are cut.
+            self.disk.kill();
+            let mut inner = self.doors[self.machine].inner.lock();
+            inner.fatal = Some(reason.to_owned());
+            inner.jobs = None;
+            drop(inner);
+            self.network.silence(self.machine);
+        }
+    }
+}
+
+fn open_or_create(disk: &FaultDisk, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+    match disk.open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let file = disk.create(path)?;
+            disk.sync_dir(path.parent().unwrap_or(&PathBuf::new()))?;
+            Ok(file)
+        }
+        result => result,
+    }
+}
+
+struct SimListener(mpsc::UnboundedReceiver<Accepted>);
+
+impl Listener for SimListener {
+    fn accept(&mut self) -> Pin<Box<dyn Future<Output = io::Result<Accepted>> + Send + '_>> {
+        Box::pin(async move { self.0.recv().await.ok_or_else(|| io::ErrorKind::NotConnected.into()) })
+    }
+}
+
+/// redb's file on the simulated disk.
+struct EngineFile(Arc<dyn DiskFile>);
+
+impl std::fmt::Debug for EngineFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("EngineFile")
+    }
+}
+
+impl redb::StorageBackend for EngineFile {
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        if self.0.read_at(offset, out)? == out.len() { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.0.write_at(offset, data)
+    }
+}

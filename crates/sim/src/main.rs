@@ -1,0 +1,142 @@
+//! `quorate-sim`: runs seeds of the simulation. See `quorate-sim --help`.
+
+use anyhow::{Context, Result, bail};
+use clap::Parser;
+use quorate_sim::{Plan, Report, World, determinism};
+use std::process::{Command, ExitCode};
+use std::time::Instant;
+
+/// Runs seeded disasters against simulated clusters and judges what clients saw.
+#[derive(Parser)]
+struct Arguments {
+    /// The first seed.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// How many seeds, one after the other.
+    #[arg(long, default_value_t = 1)]
+    seeds: u64,
+    /// How many at a time.
+    #[arg(long, default_value_t = 2)]
+    jobs: usize,
+    /// Runs each seed twice and compares the hash of everything that happened.
+    #[arg(long)]
+    twice: bool,
+    /// Prints what happens while it happens.
+    #[arg(long)]
+    verbose: bool,
+    /// Leaves out these faults of the plan, by their place in it.
+    #[arg(long, value_delimiter = ',')]
+    without: Vec<usize>,
+    /// Runs this one seed in this process.
+    #[arg(long, hide = true)]
+    here: bool,
+}
+
+fn main() -> Result<ExitCode> {
+    let arguments = Arguments::parse();
+    if arguments.here || arguments.verbose {
+        return Ok(here(&arguments));
+    }
+    many(&arguments)
+}
+
+fn here(arguments: &Arguments) -> ExitCode {
+    determinism::seed_process(arguments.seed);
+    let mut plan = Plan::new(arguments.seed);
+    let mut place = 0;
+    plan.faults.retain(|_| {
+        place += 1;
+        !arguments.without.contains(&(place - 1))
+    });
+    if arguments.verbose {
+        println!("{plan:#?}");
+    }
+    let mut world = World::new(plan);
+    world.verbose = arguments.verbose;
+    let report = world.run();
+    print_report(arguments.seed, &report);
+    if report.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn print_report(seed: u64, report: &Report) {
+    for violation in report.violations.iter().take(20) {
+        println!("violation: {violation}");
+    }
+    let (calls, answered) = report.calls;
+    println!(
+        "seed {seed} hash {:016x} calls {calls} answered {answered} revision {} simulated {:.1} s violations {}",
+        report.hash,
+        report.revision,
+        report.simulated.as_secs_f64(),
+        report.violations.len()
+    );
+}
+
+/// One process a seed.
+fn many(arguments: &Arguments) -> Result<ExitCode> {
+    let begin = Instant::now();
+    let next = std::sync::atomic::AtomicU64::new(arguments.seed);
+    let end = arguments.seed + arguments.seeds;
+    let failed = std::sync::Mutex::new(Vec::new());
+    let simulated = std::sync::Mutex::new(0.0);
+    std::thread::scope(|scope| {
+        for _ in 0..arguments.jobs.max(1) {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                    if seed >= end {
+                        return;
+                    }
+                    match one(seed, arguments.twice) {
+                        Ok(seconds) => *simulated.lock().unwrap_or_else(|e| e.into_inner()) += seconds,
+                        Err(error) => {
+                            println!("seed {seed}: {error:#}\nreplay: cargo xtask sim fast --seed {seed} --verbose");
+                            failed.lock().unwrap_or_else(|e| e.into_inner()).push(seed);
+                        }
+                    }
+                }
+            });
+        }
+    });
+    let failed = failed.into_inner().unwrap_or_else(|e| e.into_inner());
+    let simulated = simulated.into_inner().unwrap_or_else(|e| e.into_inner());
+    let took = begin.elapsed().as_secs_f64();
+    println!(
+        "{} seeds from {}: {} failed {failed:?}; {simulated:.0} s simulated in {took:.0} s, {:.0} times real time",
+        arguments.seeds,
+        arguments.seed,
+        failed.len(),
+        simulated / took
+    );
+    Ok(if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Runs a seed in a process of its own. Returns the seconds simulated.
+fn one(seed: u64, twice: bool) -> Result<f64> {
+    let first = run_process(seed)?;
+    if twice {
+        let second = run_process(seed)?;
+        if field(&first, "hash") != field(&second, "hash") {
+            bail!("two runs differ:\n{first}\n{second}");
+        }
+    }
+    field(&first, "simulated").and_then(|text| text.parse().ok()).context("the run printed no report")
+}
+
+fn run_process(seed: u64) -> Result<String> {
+    let program = std::env::current_exe()?;
+    let output = Command::new(program).args(["--here", "--seed", &seed.to_string()]).output()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    if !output.status.success() {
+        let errors = String::from_utf8_lossy(&output.stderr);
+        let tail: Vec<&str> = errors.lines().rev().take(20).collect();
+        bail!("{}\n{text}{}", output.status, tail.into_iter().rev().collect::<Vec<_>>().join("\n"));
+    }
+    text.lines().last().map(str::to_owned).context("the run printed nothing")
+}
+
+fn field<'a>(report: &'a str, name: &str) -> Option<&'a str> {
+    let mut words = report.split_whitespace();
+    words.find(|word| *word == name)?;
+    words.next()
+}
