@@ -115,11 +115,6 @@ impl Machine {
         self.boot.is_some()
     }
 
-    /// What its node is started with.
-    pub fn config_mut(&mut self) -> &mut Config {
-        &mut self.config
-    }
-
     fn door(&self) -> Arc<Door> {
         self.doors[self.index].clone()
     }
@@ -197,14 +192,13 @@ impl Machine {
             missed = now - since;
             self.paused = None;
         }
-        let own = tick.mul_f64(self.rate);
         boot.runtime.block_on(async {
+            let end = boot.clock.begin_tick(now, tick, missed);
             if !missed.is_zero() {
                 // Its clock went on while it stood still: all timers are due at once.
-                tokio::time::advance(missed).await;
+                tokio::time::advance(boot.clock.own(missed)).await;
             }
-            boot.clock.begin_tick(now);
-            tokio::time::sleep(own).await;
+            tokio::time::sleep_until(end).await;
         });
     }
 }

@@ -41,6 +41,11 @@ fn main() -> Result<ExitCode> {
 }
 
 fn here(arguments: &Arguments) -> ExitCode {
+    if arguments.verbose {
+        // What the nodes log, on demand: RUST_LOG=quorate_node=debug.
+        let filter = tracing_subscriber::EnvFilter::from_default_env();
+        tracing_subscriber::fmt().with_env_filter(filter).without_time().with_writer(std::io::stdout).init();
+    }
     determinism::seed_process(arguments.seed);
     let mut plan = Plan::new(arguments.seed);
     let mut place = 0;

@@ -262,8 +262,8 @@ impl World {
             self.machines[index].tick(self.now, self.plan.tick);
         }
         self.clients.block_on(async {
-            self.client_clock.begin_tick(self.now);
-            tokio::time::sleep(self.plan.tick).await;
+            let end = self.client_clock.begin_tick(self.now, self.plan.tick, Duration::ZERO);
+            tokio::time::sleep_until(end).await;
         });
         self.now += self.plan.tick;
         self.look();

@@ -3,6 +3,7 @@
 mod leases;
 mod proposer;
 mod read_index;
+mod replay;
 mod state;
 mod upkeep;
 mod waiters;
@@ -22,6 +23,7 @@ use quorate_core::{Command, GroupId, MemberId, Record, Reply, Rev, Revision};
 use quorate_storage::Store;
 use quorate_wal::{GroupLog, Wal};
 use read_index::ReadIndex;
+use replay::ReplayDrain;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -81,11 +83,14 @@ impl Group {
         let history = Arc::new(StoreHistory(store.clone()));
         let hub = WatchHub::new(store.revision(), history, options.watch.clone(), options.watch_jitter.clone());
         let applied = last_of(store.applied()).map_or_else(Position::default, |(term, index)| Position { term, index });
+        let replay = env.clone();
         let state = GroupState::new(group, member, env, store.clone(), hub, applied, again_sender.clone());
         let log = wal.group(group.get());
+        let replay = ReplayDrain::start(replay.as_ref(), state.clone());
         let raft =
             RaftGroup::start(member.get(), group, &options.raft, log.clone(), store, state.clone(), peers.clone())
                 .await?;
+        drop(replay);
         let role = raft.role();
         let (proposals, local) = mpsc::channel(proposer::QUEUE_MAX);
         let (forwarded, forwarded_receiver) = mpsc::channel(FORWARDED_MAX);
