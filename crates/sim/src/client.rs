@@ -6,8 +6,8 @@ use crate::machine::Doors;
 use crate::network::Network;
 use bytes::Bytes;
 use quorate_core::{
-    Change, Compare, CompareResult, CompareTarget, DeleteRange, KeyRange, KeyValue, LeaseId, Op as CoreOp, OpReply, Put,
-    RangeRequest, Record, Revision, Txn,
+    Change, Compare, CompareResult, CompareTarget, DeleteRange, KeyRange, KeyValue, LeaseId, Op as CoreOp, OpReply,
+    Put, RangeRequest, Record, Revision, Txn,
 };
 use quorate_node::{Error, Node};
 use std::sync::Arc;
@@ -114,11 +114,8 @@ async fn perform(node: Node, op: Op) -> Outcome {
             node.delete_range(delete).await.map(|answer| done(answer.header.revision, answer.body.0))
         }
         Op::Get { span, serializable, revision } => {
-            let request = RangeRequest {
-                serializable,
-                revision: Revision::new(revision),
-                ..RangeRequest::new(range_of(&span))
-            };
+            let request =
+                RangeRequest { serializable, revision: Revision::new(revision), ..RangeRequest::new(range_of(&span)) };
             node.range(request).await.map(|answer| Outcome::Read {
                 revision: answer.header.revision.get(),
                 kvs: answer.body.kvs.iter().map(seen).collect(),

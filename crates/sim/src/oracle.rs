@@ -131,7 +131,8 @@ impl<'a> Oracle<'a> {
     fn check_done(&mut self, entry: &Entry, revision: i64, deleted: i64) {
         if revision > self.ledger.newest {
             let newest = self.ledger.newest;
-            return self.violation(format!("LOST: {} was acknowledged at {revision}, the end is {newest}", show(entry)));
+            return self
+                .violation(format!("LOST: {} was acknowledged at {revision}, the end is {newest}", show(entry)));
         }
         if !self.is_known(revision) {
             return;
@@ -140,11 +141,12 @@ impl<'a> Oracle<'a> {
         let events = ledger.revisions.get(&revision).map_or(&[][..], Vec::as_slice);
         match &entry.op {
             Op::Put { key, value, lease } => {
-                let put = |event: &Event| {
-                    matches!(event, Event::Put(seen) if seen.key == *key && seen.value == *value && seen.lease == *lease)
-                };
+                let put = |event: &Event| matches!(event, Event::Put(seen) if seen.key == *key && seen.value == *value && seen.lease == *lease);
                 if !matches!(events, [event] if put(event)) {
-                    self.violation(format!("LOST: {} was acknowledged at {revision}, where {events:?} is", show(entry)));
+                    self.violation(format!(
+                        "LOST: {} was acknowledged at {revision}, where {events:?} is",
+                        show(entry)
+                    ));
                 }
             }
             Op::Swap { parts } => {
@@ -153,7 +155,10 @@ impl<'a> Oracle<'a> {
                         matches!(event, Event::Put(seen) if seen.key == *key && seen.value == *value)
                     });
                 if !same {
-                    self.violation(format!("LOST: {} was acknowledged at {revision}, where {events:?} is", show(entry)));
+                    self.violation(format!(
+                        "LOST: {} was acknowledged at {revision}, where {events:?} is",
+                        show(entry)
+                    ));
                 }
                 self.check_condition(entry, parts, revision);
             }
@@ -161,13 +166,17 @@ impl<'a> Oracle<'a> {
                 let before = if deleted == 0 { revision } else { revision - 1 };
                 let there: Vec<&str> = self.state(span, before).iter().map(|seen| seen.key.as_str()).collect();
                 if there.len() as i64 != deleted {
-                    let text = format!("{} deleted {deleted} keys at {revision}, but {there:?} were there", show(entry));
+                    let text =
+                        format!("{} deleted {deleted} keys at {revision}, but {there:?} were there", show(entry));
                     return self.violation(text);
                 }
                 if deleted > 0 {
                     let gone: Vec<&str> = events.iter().map(Event::key).collect();
                     if gone != there || events.iter().any(|event| matches!(event, Event::Put(_))) {
-                        self.violation(format!("LOST: {} deleted {there:?}, but {revision} is {events:?}", show(entry)));
+                        self.violation(format!(
+                            "LOST: {} deleted {there:?}, but {revision} is {events:?}",
+                            show(entry)
+                        ));
                     }
                 }
             }
@@ -212,7 +221,11 @@ impl<'a> Oracle<'a> {
             }
         };
         if at > self.ledger.newest {
-            return self.violation(format!("LOST: {} read revision {at}, the end is {}", show(entry), self.ledger.newest));
+            return self.violation(format!(
+                "LOST: {} read revision {at}, the end is {}",
+                show(entry),
+                self.ledger.newest
+            ));
         }
         if !self.is_known(at) {
             return;
@@ -350,7 +363,8 @@ impl<'a> Oracle<'a> {
                 if lease == 0 || revoked.contains(&lease) || deleted_by_clients.contains(key.as_str()) {
                     continue;
                 }
-                let early = alive_until.get(&lease).into_iter().flatten().find(|(start, end)| start < when && when < end);
+                let early =
+                    alive_until.get(&lease).into_iter().flatten().find(|(start, end)| start < when && when < end);
                 if let Some((_, end)) = early {
                     found.push(format!("lease {lease:x} ended before {when:?}, but was renewed until {end:?} ({key})"));
                 }
@@ -387,4 +401,3 @@ pub fn show(entry: &Entry) -> String {
     let (start, end) = (entry.start.as_secs_f64(), entry.end.as_secs_f64());
     format!("c{} via m{} [{start:.4}..{end:.4}] {:?}", entry.client, entry.member, entry.op)
 }
-

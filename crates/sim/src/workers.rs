@@ -164,7 +164,8 @@ impl Worker {
             let revision = newest - self.random.below(20) as i64;
             if revision > 1 {
                 let (member, physical) = (self.any_member(), self.random.chance(500));
-                let compact = move |node: Node| async move { node.compact(Revision::new(revision), physical).await.is_ok() };
+                let compact =
+                    move |node: Node| async move { node.compact(Revision::new(revision), physical).await.is_ok() };
                 self.rpc.history.lock().compactions.push(revision);
                 self.rpc.call(member, compact).await;
             }

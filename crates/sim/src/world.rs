@@ -157,14 +157,7 @@ impl World {
         }
         self.timeline.iter().for_each(|line| hash.add(line.as_bytes()));
         drop(history);
-        Report {
-            violations,
-            hash: hash.value(),
-            calls,
-            revision: newest,
-            simulated: self.now,
-            timeline: self.timeline,
-        }
+        Report { violations, hash: hash.value(), calls, revision: newest, simulated: self.now, timeline: self.timeline }
     }
 
     fn log(&mut self, text: String) {
@@ -276,7 +269,8 @@ impl World {
                 continue;
             }
             let door = self.doors[index].clone();
-            let ended = door.fatal().map(|text| ("fatal", text)).or_else(|| door.failure().map(|text| ("stopped", text)));
+            let ended =
+                door.fatal().map(|text| ("fatal", text)).or_else(|| door.failure().map(|text| ("stopped", text)));
             if let Some((how, text)) = ended {
                 self.log(format!("m{index} {how}: {text}"));
                 if !std::mem::take(&mut self.may_die[index]) {
@@ -390,7 +384,11 @@ impl World {
     }
 
     /// Has a node do something, whatever comes of it.
-    fn ask<F: Future<Output = bool> + Send + 'static>(&self, machine: usize, act: impl FnOnce(Node) -> F + Send + 'static) {
+    fn ask<F: Future<Output = bool> + Send + 'static>(
+        &self,
+        machine: usize,
+        act: impl FnOnce(Node) -> F + Send + 'static,
+    ) {
         let rpc = self.rpc();
         self.clients.spawn(async move { rpc.call(machine, act).await });
     }
@@ -458,9 +456,13 @@ impl World {
     /// Asks every member for a linearizable read; `true` once all have answered.
     fn all_serve(&mut self) -> bool {
         let members = self.plan.members;
-        let answers: Vec<_> = (0..members).map(|member| self.fetch(member, |node| async move {
-            node.range(RangeRequest::new(KeyRange::Single("k0".into()))).await.is_ok()
-        })).collect();
+        let answers: Vec<_> = (0..members)
+            .map(|member| {
+                self.fetch(member, |node| async move {
+                    node.range(RangeRequest::new(KeyRange::Single("k0".into()))).await.is_ok()
+                })
+            })
+            .collect();
         self.run_for(Duration::from_millis(500));
         answers.iter().all(|answer| *answer.lock() == Some(true))
     }
@@ -490,7 +492,10 @@ impl World {
         self.wait_until(Duration::from_secs(25), |_| place.lock().is_some());
         let result = place.lock().take();
         if result.is_none() {
-            self.violation(format!("m{member} does not answer after all faults have ended: {}", state(&self.doors[member])));
+            self.violation(format!(
+                "m{member} does not answer after all faults have ended: {}",
+                state(&self.doors[member])
+            ));
         }
         result
     }
@@ -509,9 +514,10 @@ impl World {
         };
         let mut stories = Vec::new();
         for member in 0..self.plan.members {
-            if let Some(story) = self.wait_for(member, move |node| read_story(node, newest)).and_then(|story| {
-                story.map_err(|text| self.violation(format!("m{member}: {text}"))).ok()
-            }) {
+            if let Some(story) = self
+                .wait_for(member, move |node| read_story(node, newest))
+                .and_then(|story| story.map_err(|text| self.violation(format!("m{member}: {text}"))).ok())
+            {
                 stories.push((member, story));
             }
         }
