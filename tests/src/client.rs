@@ -19,6 +19,7 @@ use quorate_proto::etcdserverpb::{
     TxnRequest,
 };
 use quorate_proto::mvccpb::KeyValue;
+use quorate_proto::v3lockpb::lock_client::LockClient;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
@@ -72,6 +73,11 @@ impl Client {
     /// Membership calls, without this client's deadline.
     pub fn cluster(&self) -> ClusterClient<Channel> {
         ClusterClient::new(self.channel.clone())
+    }
+
+    /// Calls about locks, without this client's deadline.
+    pub fn locks(&self) -> LockClient<Channel> {
+        LockClient::new(self.channel.clone())
     }
 
     /// Maintenance calls, without this client's deadline.

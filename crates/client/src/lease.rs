@@ -145,6 +145,11 @@ impl KeepAlive {
         self.state.borrow().is_none()
     }
 
+    /// What the task says: `None` as long as all is well.
+    pub(crate) fn state(&self) -> watch::Receiver<Option<Error>> {
+        self.state.clone()
+    }
+
     /// Waits until the lease is lost, and tells why: it was revoked, or it could not be renewed within its time to live.
     /// In the latter case it may still exist, but nothing may be built on it.
     pub async fn lost(&mut self) -> Error {
@@ -257,6 +262,6 @@ impl Renewer {
     }
 }
 
-fn lost(id: i64, reason: &str) -> Error {
+pub(crate) fn lost(id: i64, reason: &str) -> Error {
     Error::LeaseLost { id, reason: reason.to_owned() }
 }

@@ -31,6 +31,7 @@
 //!   anything. If a write was sent and its answer is missing, the call ends with [`Error::UnknownOutcome`].
 //! - **Watches without gap or duplicate**, also when their server dies: see [`Client::watch`].
 //! - **Leases that are kept alive**, and whose loss is told in time: see [`Client::lease_keep_alive`].
+//! - **Locks and elections** on sessions that are kept alive: see [`Client::session`].
 //! - **Login**, renewed when a token expires: see [`ConnectOptions::user`].
 //!
 //! The methods of [`Client`] cover what services need. Every call of the API, with its messages as they are on the wire,
@@ -41,26 +42,33 @@
 mod auth;
 mod client;
 mod cluster;
+mod election;
 mod endpoints;
 mod error;
 mod kv;
 mod lease;
+mod lock;
 mod maintenance;
 mod options;
 pub mod raw;
+mod session;
 mod span;
 mod transport;
 mod txn;
 mod watch;
 
 pub use client::Client;
+pub use election::{Leadership, Observer};
 pub use error::Error;
 pub use kv::{DeleteOptions, DeleteResponse, GetOptions, GetResponse, PutOptions, PutResponse, SortBy};
 pub use lease::{GrantedLease, KeepAlive, LeaseInfo};
+pub use lock::LockGuard;
 pub use maintenance::Snapshot;
 pub use options::ConnectOptions;
 pub use quorate_proto::etcdserverpb::{AlarmMember, AlarmType, HashKvResponse, Member, StatusResponse};
 pub use quorate_proto::mvccpb::KeyValue;
+pub use quorate_proto::v3electionpb::LeaderResponse;
+pub use session::Session;
 pub use tonic::Code;
 pub use txn::{Compare, Is, Op, OpResponse, Txn, TxnResponse};
 pub use watch::{Batch, Event, EventKind, Watch, WatchOptions};

@@ -11,10 +11,12 @@ use clap_complete::Shell;
 use crate::config::ConfigCommand;
 use crate::context::{Context, GlobalOptions, with_environment, with_go_switches};
 use crate::demo::DemoArgs;
+use crate::elect::ElectArgs;
 use crate::endpoint::EndpointArgs;
 use crate::failure::{Exit, Failure};
 use crate::kv::{CompactionArgs, DelArgs, GetArgs, PutArgs};
 use crate::lease::LeaseCommand;
+use crate::lock::LockArgs;
 use crate::maintenance::{AlarmCommand, DefragArgs, MoveLeaderArgs, SnapshotCommand};
 use crate::member::MemberCommand;
 use crate::print::{line, write};
@@ -130,6 +132,22 @@ enum Commands {
     /// Make, renew, show and end leases
     #[command(subcommand)]
     Lease(LeaseCommand),
+
+    /// Hold a lock while a command runs, or until stopped
+    #[command(
+        override_usage = "quorate lock [OPTIONS] <NAME> [COMMAND]...",
+        after_help = "Waits until nobody else holds the lock. The command finds its key in ETCD_LOCK_KEY and in \
+                      ETCD_LOCK_REV a number that grows with each holder; its exit code is passed on.\n\nExamples:\n  \
+                      quorate lock jobs/cleanup\n  quorate lock jobs/cleanup --ttl 5 -- sh -c 'echo $ETCD_LOCK_REV'"
+    )]
+    Lock(LockArgs),
+
+    /// Take part in an election, or watch one
+    #[command(
+        override_usage = "quorate elect [OPTIONS] <NAME> [PROPOSAL]",
+        after_help = "Examples:\n  quorate elect leader host-1\n  quorate elect leader --listen"
+    )]
+    Elect(ElectArgs),
 
     /// Show and change the members of the cluster
     #[command(subcommand)]
@@ -255,6 +273,8 @@ async fn dispatch(command: Commands, context: &Context) -> Result<(), Failure> {
         Commands::Watch(args) => args.run(context).await,
         Commands::Compaction(args) => args.run(context).await,
         Commands::Lease(command) => command.run(context).await,
+        Commands::Lock(args) => args.run(context).await,
+        Commands::Elect(args) => args.run(context).await,
         Commands::Member(command) => command.run(context).await,
         Commands::Endpoint(args) => args.run(context).await,
         Commands::Alarm(command) => command.run(context).await,

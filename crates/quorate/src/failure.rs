@@ -12,22 +12,39 @@ use crate::golang::Malformed;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
     /// The cluster refused or did not answer; also for unknown options and commands.
-    Error = 1,
+    Error,
     /// No connection for a stream: keep-alive, lease queries.
-    BadConnection = 2,
+    BadConnection,
     /// Input of `txn` or `watch -i` that cannot be understood.
-    InvalidInput = 3,
+    InvalidInput,
     /// An option with a value that is not offered.
-    BadFeature = 4,
+    BadFeature,
     /// A watch or snapshot that ended before its time.
-    Interrupted = 5,
+    Interrupted,
     /// Arguments that are missing, too many, or malformed.
-    BadArguments = 128,
+    BadArguments,
+    /// The command that `lock` ran ended with this code.
+    Command(u8),
+}
+
+impl Exit {
+    /// The number.
+    pub const fn code(self) -> u8 {
+        match self {
+            Exit::Error => 1,
+            Exit::BadConnection => 2,
+            Exit::InvalidInput => 3,
+            Exit::BadFeature => 4,
+            Exit::Interrupted => 5,
+            Exit::BadArguments => 128,
+            Exit::Command(code) => code,
+        }
+    }
 }
 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
-        ExitCode::from(exit as u8)
+        ExitCode::from(exit.code())
     }
 }
 

@@ -376,7 +376,7 @@ mod tests {
                 )
             }
             Ok(other) => format!("{line}\n    {other:?}\n"),
-            Err(failure) => format!("{line}\n    exit {}: {}\n", failure.exit as u8, failure.message.unwrap()),
+            Err(failure) => format!("{line}\n    exit {}: {}\n", failure.exit.code(), failure.message.unwrap()),
         };
         expected.assert_eq(&lines.iter().map(outcome).collect::<String>());
     }

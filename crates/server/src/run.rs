@@ -68,6 +68,8 @@ pub struct Server {
     node: Node,
     acceptor: Acceptor,
     tasks: TaskTracker,
+    /// See [`Shared::withdrawals`].
+    withdrawals: TaskTracker,
     /// Streams end, and connections finish what they have begun.
     stopping: CancellationToken,
     shutdown_timeout: std::time::Duration,
@@ -103,6 +105,7 @@ impl Server {
             no_leader,
             stopping.clone(),
         ));
+        let withdrawals = shared.withdrawals.clone();
         let acceptor = Acceptor::new(shared, &config.limits, stopping.clone());
         let tasks = TaskTracker::new();
         tasks.spawn(leaderless.run(stopping.clone()));
@@ -121,7 +124,15 @@ impl Server {
                 }
             }
         }
-        Ok(Self { node, acceptor, tasks, stopping, shutdown_timeout: config.limits.shutdown_timeout, addresses })
+        Ok(Self {
+            node,
+            acceptor,
+            tasks,
+            withdrawals,
+            stopping,
+            shutdown_timeout: config.limits.shutdown_timeout,
+            addresses,
+        })
     }
 
     /// The node that it serves.
@@ -140,6 +151,8 @@ impl Server {
         self.acceptor.drain(self.shutdown_timeout).await;
         self.tasks.close();
         self.tasks.wait().await;
+        self.withdrawals.close();
+        self.withdrawals.wait().await;
         self.node.shutdown().await;
         tracing::info!("stopped");
     }

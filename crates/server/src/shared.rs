@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 /// What all connections share.
 pub struct Shared {
@@ -29,6 +30,8 @@ pub struct Shared {
     pub no_leader: tokio::sync::watch::Receiver<u64>,
     /// Canceled when the server stops: streams end.
     pub stopping: CancellationToken,
+    /// Keys of locks and elections that are being taken back, since their clients went away.
+    pub withdrawals: TaskTracker,
     slow_requests: AtomicU64,
 }
 
@@ -51,6 +54,7 @@ impl Shared {
             slow_request: config.slow_request,
             no_leader,
             stopping,
+            withdrawals: TaskTracker::new(),
             slow_requests: AtomicU64::new(0),
         }
     }

@@ -88,7 +88,7 @@ impl Client {
     }
 }
 
-fn unavailable(message: &str) -> Error {
+pub(crate) fn unavailable(message: &str) -> Error {
     Error::Unavailable { code: Code::Unavailable, message: message.to_owned() }
 }
 

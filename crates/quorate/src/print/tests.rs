@@ -49,7 +49,7 @@ fn check_with(reply: Reply<'_>, hex: bool, expected: Expect) {
                     .collect::<String>();
                 text += &err.iter().map(|byte| char::from(*byte)).collect::<String>();
             }
-            Err(failure) => text += &format!("exit {}: {}\n", failure.exit as u8, failure.message.unwrap()),
+            Err(failure) => text += &format!("exit {}: {}\n", failure.exit.code(), failure.message.unwrap()),
         }
     }
     expected.assert_eq(&text);

@@ -127,7 +127,7 @@ mod tests {
     fn check<T: std::fmt::Debug>(parse: impl Fn(&str) -> Result<T, Failure>, lines: &[&str], expected: Expect) {
         let outcome = |line: &&str| match parse(line) {
             Ok(parsed) => format!("{line}\n    {parsed:?}\n"),
-            Err(failure) => format!("{line}\n    exit {}: {}\n", failure.exit as u8, failure.message.unwrap()),
+            Err(failure) => format!("{line}\n    exit {}: {}\n", failure.exit.code(), failure.message.unwrap()),
         };
         expected.assert_eq(&lines.iter().map(outcome).collect::<String>());
     }

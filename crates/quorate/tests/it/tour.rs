@@ -177,6 +177,19 @@ const CLUSTER: &[Step] = &[
     step("move-leader zz"),
 ];
 
+const LOCKS: &[Step] = &[
+    step("lock l true"),
+    step("lock l -- printenv ETCD_LOCK_REV"),
+    step("lock l nothing-of-this-name"),
+    step("lock l --ttl 5 -- false"),
+    step("lock"),
+    step("get l --prefix -w json"),
+    step("elect"),
+    step("elect e"),
+    step("elect e proposal -l"),
+    step("elect e proposal more"),
+];
+
 /// A command line program, the server that it talks to, and the ids that it has seen.
 struct Tourist {
     program: String,
@@ -326,6 +339,11 @@ fn keys() {
 #[test]
 fn leases() {
     tour(LEASES);
+}
+
+#[test]
+fn locks() {
+    tour(LOCKS);
 }
 
 #[test]

@@ -90,6 +90,13 @@ methods! {
     Downgrade Unary "/etcdserverpb.Maintenance/Downgrade";
     AuthStatus Unary "/etcdserverpb.Auth/AuthStatus";
     Authenticate Unary "/etcdserverpb.Auth/Authenticate";
+    Lock Unary "/v3lockpb.Lock/Lock";
+    Unlock Unary "/v3lockpb.Lock/Unlock";
+    Campaign Unary "/v3electionpb.Election/Campaign";
+    Proclaim Unary "/v3electionpb.Election/Proclaim";
+    Leader Unary "/v3electionpb.Election/Leader";
+    Observe ServerStream "/v3electionpb.Election/Observe";
+    Resign Unary "/v3electionpb.Election/Resign";
     HealthCheck Unary "/grpc.health.v1.Health/Check";
     HealthWatch ServerStream "/grpc.health.v1.Health/Watch";
     ClusterHealth Unary "/quorate.v1.Quorate/ClusterHealth";
@@ -113,19 +120,29 @@ impl Method {
                 | Self::LeaseRevoke
                 | Self::MemberAdd
                 | Self::MemberUpdate
+                | Self::Lock
+                | Self::Campaign
+                | Self::Proclaim
         )
+    }
+
+    /// Whether the answer waits for what other clients do: it says nothing of the server that it takes long.
+    pub const fn waits_for_clients(self) -> bool {
+        matches!(self, Self::Lock | Self::Campaign)
     }
 }
 
 /// What grpc-go says of a path that leads nowhere.
 pub fn unknown(path: &str) -> String {
-    const SERVICES: [&str; 8] = [
+    const SERVICES: [&str; 10] = [
         "etcdserverpb.KV",
         "etcdserverpb.Watch",
         "etcdserverpb.Lease",
         "etcdserverpb.Cluster",
         "etcdserverpb.Maintenance",
         "etcdserverpb.Auth",
+        "v3lockpb.Lock",
+        "v3electionpb.Election",
         "grpc.health.v1.Health",
         "quorate.v1.Quorate",
     ];

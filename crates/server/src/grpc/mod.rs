@@ -12,7 +12,7 @@ mod timeout;
 mod track;
 
 use crate::limits::{Gauge, Taken};
-use crate::service::{cluster, extension, health, kv, lease, maintenance, watch as watch_service};
+use crate::service::{cluster, election, extension, health, kv, lease, lock, maintenance, watch as watch_service};
 use crate::shared::Shared;
 use crate::status::{rejected, status};
 pub use body::{Body, Out};
@@ -168,6 +168,13 @@ impl<'a> Call<'a> {
             Method::Downgrade => Box::pin(self.unary(body, maintenance::downgrade)).await,
             Method::AuthStatus => Box::pin(self.unary(body, cluster::auth_status)).await,
             Method::Authenticate => Box::pin(self.unary(body, cluster::authenticate)).await,
+            Method::Lock => Box::pin(self.unary(body, lock::lock)).await,
+            Method::Unlock => Box::pin(self.unary(body, lock::unlock)).await,
+            Method::Campaign => Box::pin(self.unary(body, election::campaign)).await,
+            Method::Proclaim => Box::pin(self.unary(body, election::proclaim)).await,
+            Method::Leader => Box::pin(self.unary(body, election::leader)).await,
+            Method::Observe => Box::pin(self.stream(body, election::observe)).await,
+            Method::Resign => Box::pin(self.unary(body, election::resign)).await,
             Method::HealthCheck => Box::pin(self.unary(body, health::check)).await,
             Method::HealthWatch => Box::pin(self.stream(body, health::watch)).await,
             Method::ClusterHealth => Box::pin(self.unary(body, extension::cluster_health)).await,

@@ -44,7 +44,8 @@ impl<S: Deref<Target = Shared>> Track<S> {
         }
         let took = self.start.elapsed();
         self.shared.metrics.method(self.method).handled(code, took);
-        if took > self.shared.slow_request && self.method.kind() == Kind::Unary {
+        let is_expected = self.method.kind() != Kind::Unary || self.method.waits_for_clients();
+        if took > self.shared.slow_request && !is_expected {
             self.shared.metrics.slow_requests.increment();
             tracing::warn!(
                 request = self.shared.next_slow_request(),

@@ -1,12 +1,15 @@
 //! What each gRPC method does: convert, ask the node, convert back. Knows messages, not frames or sockets.
 
 pub mod cluster;
+pub mod election;
 pub mod extension;
 pub mod health;
 pub mod kv;
 pub mod lease;
+pub mod lock;
 pub mod maintenance;
 mod range_stream;
+mod recipe;
 pub mod watch;
 
 use crate::grpc::{Body, Out, Session};

@@ -4,4 +4,5 @@ mod harness;
 mod hostile;
 mod http;
 mod kv;
+mod recipes;
 mod streams;
