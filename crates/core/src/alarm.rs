@@ -6,7 +6,8 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 /// Refuses what the raised alarms forbid. NOSPACE forbids what takes space, so that deletes, compaction and revokes can
-/// win it back; CORRUPT forbids every change by a client. Reads, members and alarms themselves always pass.
+/// win it back; CORRUPT forbids every change of keys and leases by a client. Reads, members, users and alarms themselves
+/// always pass.
 pub(crate) fn gate(alarms: &[Alarm], command: &Command) -> Result<(), Rejection> {
     if alarms.is_empty() {
         return Ok(());
@@ -23,7 +24,8 @@ pub(crate) fn gate(alarms: &[Alarm], command: &Command) -> Result<(), Rejection>
         | Command::AlarmDeactivate(_)
         | Command::ClusterVersionSet(_)
         | Command::DowngradeEnable(_)
-        | Command::DowngradeCancel => (false, false),
+        | Command::DowngradeCancel
+        | Command::Auth(_) => (false, false),
     };
     if changes && raised(AlarmKind::Corrupt) {
         return Err(Rejection::Corrupt);

@@ -1,6 +1,8 @@
 //! The door into the state machine. Finds out what a command does; writes nothing.
 
-use crate::{Command, Delta, Effects, Rejection, Reply, Revision, SystemChange, View, alarm, lease, txn, versions};
+use crate::{
+    Caller, Command, Delta, Effects, Rejection, Reply, Revision, SystemChange, View, alarm, auth, lease, txn, versions,
+};
 use alloc::vec;
 
 /// Why a command ended early: refused, or the view could not be read.
@@ -20,21 +22,22 @@ impl<E> From<Rejection> for Abort<E> {
 /// What a part of a command comes to.
 pub(crate) type Outcome<T, V> = Result<T, Abort<<V as View>::Error>>;
 
-/// What `command` does to the state that `view` shows. Deterministic: the same on every replica.
+/// What `command`, asked for by `caller`, does to the state that `view` shows. Deterministic: the same on every replica.
 ///
 /// A command changes nothing or adds exactly one revision. A rejected one has an empty delta.
 ///
 /// # Errors
 /// The view's, if a record could not be read. Then nothing is known about the command, and the node must not go on.
-pub fn apply<V: View>(view: &V, command: &Command) -> Result<Effects, V::Error> {
-    match carry_out(view, command) {
+pub fn apply<V: View>(view: &V, caller: &Caller, command: &Command) -> Result<Effects, V::Error> {
+    match carry_out(view, caller, command) {
         Ok((reply, delta)) => Ok(Effects { reply: Ok(reply), delta }),
         Err(Abort::Rejected(rejection)) => Ok(Effects { reply: Err(rejection), delta: Delta::default() }),
         Err(Abort::View(error)) => Err(error),
     }
 }
 
-fn carry_out<V: View>(view: &V, command: &Command) -> Outcome<(Reply, Delta), V> {
+fn carry_out<V: View>(view: &V, caller: &Caller, command: &Command) -> Outcome<(Reply, Delta), V> {
+    auth::authorize(view, caller, command)?;
     alarm::gate(&view.alarms(), command)?;
     match command {
         Command::Txn(txn) => txn::apply(view, txn),
@@ -51,6 +54,7 @@ fn carry_out<V: View>(view: &V, command: &Command) -> Outcome<(Reply, Delta), V>
         Command::ClusterVersionSet(version) => Ok(versions::set(view, *version)),
         Command::DowngradeEnable(target) => Ok(versions::enable(view, *target)?),
         Command::DowngradeCancel => Ok(versions::cancel(view)?),
+        Command::Auth(command) => Ok(auth::apply(view, command)?),
     }
 }
 

@@ -1,6 +1,6 @@
 //! What can be asked of the state machine. A [`Command`] in the log changes state; a [`RangeRequest`] only reads.
 
-use crate::{Alarm, ClusterVersion, KeyRange, LeaseId, MemberAttributes, MemberId, Revision};
+use crate::{Alarm, AuthCommand, Caller, ClusterVersion, KeyRange, LeaseId, MemberAttributes, MemberId, Revision};
 use alloc::vec::Vec;
 use bytes::Bytes;
 
@@ -54,6 +54,17 @@ pub enum Command {
     DowngradeEnable(ClusterVersion),
     /// Stay, or be done with going back.
     DowngradeCancel,
+    /// Change users, roles, or whether permissions are asked for.
+    Auth(AuthCommand),
+}
+
+/// A command in the log, and on whose behalf.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// Who asks.
+    pub caller: Caller,
+    /// For what.
+    pub command: Command,
 }
 
 /// A transaction. All compares (also of nested transactions) are evaluated against the state before the outer one.

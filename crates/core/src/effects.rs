@@ -1,6 +1,8 @@
 //! What one command does: reply, storage delta and events come out together or not at all.
 
+use crate::auth::{Role, TokenId, User};
 use crate::{Alarm, ClusterVersions, Lease, LeaseId, MemberAttributes, MemberId, Record, Rejection, Reply, Revision};
+use alloc::string::String;
 use alloc::vec::Vec;
 
 /// The outcome of one [`Command`](crate::Command).
@@ -48,4 +50,28 @@ pub enum SystemChange {
     AlarmRemove(Alarm),
     /// The members agreed on something about versions.
     VersionsSet(ClusterVersions),
+    /// Authentication was turned on or off, or its revision has risen.
+    AuthSet {
+        /// Whether permissions are asked for.
+        enabled: bool,
+        /// The revision of users and roles.
+        revision: u64,
+    },
+    /// A user is new, or has changed.
+    UserSet(String, User),
+    /// A user is gone.
+    UserRemove(String),
+    /// A role is new, or has changed.
+    RoleSet(String, Role),
+    /// A role is gone.
+    RoleRemove(String),
+    /// A token is good for a user from now on. Known to the members that are there; kept nowhere.
+    TokenAssign {
+        /// The user.
+        user: String,
+        /// The token.
+        token: TokenId,
+        /// [`User::credentials_revision`] of the password that it was given for.
+        credentials_revision: u64,
+    },
 }

@@ -1,7 +1,8 @@
 //! The replicated state machine, and nothing else.
 //!
 //! One door leads into the state: [`apply`] takes a [`View`] of what is and one [`Command`], and returns [`Effects`]: the
-//! reply, and the [`Delta`] that storage writes and watchers see. They come out together or not at all.
+//! reply, and the [`Delta`] that storage writes and watchers see. They come out together or not at all. What the caller
+//! may not do is refused at that door: see [`auth`].
 //! [`range`] is the one way to read. What a client may ask is checked before anything is proposed: [`check_txn`].
 //! The bytes in the log and in storage are those of [`codec`].
 //!
@@ -18,6 +19,7 @@ extern crate std;
 
 mod alarm;
 mod apply;
+pub mod auth;
 mod check;
 pub mod codec;
 mod command;
@@ -37,6 +39,7 @@ mod view;
 mod watch;
 
 pub use apply::apply;
+pub use auth::{AuthCommand, AuthState, Caller};
 pub use check::*;
 pub use command::*;
 pub use effects::*;

@@ -1,8 +1,11 @@
 //! [`Overlay`]: a view, and what the command at work has written so far. Lets an op of a transaction read what came before
 //! it. Knows nothing of ops.
 
-use crate::{Alarm, Change, ClusterVersions, KeyMeta, KeyRange, Lease, LeaseId, Record, Rev, Revision, View};
+use crate::{
+    Alarm, AuthState, Change, ClusterVersions, KeyMeta, KeyRange, Lease, LeaseId, Record, Rev, Revision, View,
+};
 use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use bytes::Bytes;
 use core::ops::{Bound, ControlFlow};
@@ -154,5 +157,9 @@ impl<V: View> View for Overlay<'_, V> {
 
     fn versions(&self) -> ClusterVersions {
         self.view.versions()
+    }
+
+    fn auth(&self) -> Arc<AuthState> {
+        self.view.auth()
     }
 }

@@ -29,6 +29,8 @@ pub enum Reply {
     Alarm(Vec<Alarm>),
     /// To `ClusterVersionSet`, `DowngradeEnable` and `DowngradeCancel`: what is agreed on now.
     Versions(ClusterVersions),
+    /// To `Auth`.
+    Auth,
 }
 
 /// The answer to a [`Txn`](crate::Txn).
@@ -122,6 +124,42 @@ pub enum Rejection {
     DowngradeInProcess,
     /// No downgrade is under way.
     NoDowngrade,
+    /// There is no user root.
+    RootUserNotExist,
+    /// The user root does not have the role root.
+    RootRoleNotExist,
+    /// The user's name is taken.
+    UserAlreadyExists,
+    /// A user without a name; or a client that has proven none.
+    UserEmpty,
+    /// No such user.
+    UserNotFound,
+    /// The role's name is taken.
+    RoleAlreadyExists,
+    /// No such role.
+    RoleNotFound,
+    /// A role without a name.
+    RoleEmpty,
+    /// Wrong user or password.
+    AuthFailed,
+    /// The user has no password.
+    NoPasswordUser,
+    /// A grant without a permission.
+    PermissionNotGiven,
+    /// The caller may not do it.
+    PermissionDenied,
+    /// The user does not have the role.
+    RoleNotGranted,
+    /// The role does not have the permission.
+    PermissionNotGranted,
+    /// Authentication is off.
+    AuthNotEnabled,
+    /// The token is not known, or not any more.
+    InvalidAuthToken,
+    /// It would lock everybody out; or a range that no permission can have.
+    InvalidAuthManagement,
+    /// The caller's name was proven too long ago.
+    AuthOldRevision,
 }
 
 impl fmt::Display for Rejection {
@@ -146,6 +184,25 @@ impl fmt::Display for Rejection {
             Self::VersionUnknown => "etcdserver: cluster version not found during downgrade",
             Self::DowngradeInProcess => "etcdserver: cluster has a downgrade job in progress",
             Self::NoDowngrade => "etcdserver: no inflight downgrade job",
+            Self::RootUserNotExist => "etcdserver: root user does not exist",
+            Self::RootRoleNotExist => "etcdserver: root user does not have root role",
+            Self::UserAlreadyExists => "etcdserver: user name already exists",
+            Self::UserEmpty => "etcdserver: user name is empty",
+            Self::UserNotFound => "etcdserver: user name not found",
+            Self::RoleAlreadyExists => "etcdserver: role name already exists",
+            Self::RoleNotFound => "etcdserver: role name not found",
+            Self::RoleEmpty => "etcdserver: role name is empty",
+            Self::AuthFailed => "etcdserver: authentication failed, invalid user ID or password",
+            // Without etcd's usual prefix, as in etcd.
+            Self::NoPasswordUser => "auth: authentication failed, password was given for no password user",
+            Self::PermissionNotGiven => "etcdserver: permission not given",
+            Self::PermissionDenied => "etcdserver: permission denied",
+            Self::RoleNotGranted => "etcdserver: role is not granted to the user",
+            Self::PermissionNotGranted => "etcdserver: permission is not granted to the role",
+            Self::AuthNotEnabled => "etcdserver: authentication is not enabled",
+            Self::InvalidAuthToken => "etcdserver: invalid auth token",
+            Self::InvalidAuthManagement => "etcdserver: invalid auth management",
+            Self::AuthOldRevision => "etcdserver: revision of auth store is old",
         })
     }
 }

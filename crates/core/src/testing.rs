@@ -2,10 +2,11 @@
 
 use crate::codec::{decode_record, encode_record};
 use crate::{
-    Alarm, Change, ClusterVersions, Command, Delta, Effects, KeyMeta, KeyRange, Lease, LeaseId, MemberAttributes,
-    MemberId, Record, Rev, Revision, SystemChange, View, apply,
+    Alarm, AuthState, Caller, Change, ClusterVersions, Command, Delta, Effects, KeyMeta, KeyRange, Lease, LeaseId,
+    MemberAttributes, MemberId, Record, Rev, Revision, SystemChange, View, apply,
 };
 use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use bytes::Bytes;
 use core::fmt;
@@ -23,6 +24,7 @@ pub struct MemoryView {
     alarms: BTreeSet<Alarm>,
     members: BTreeMap<MemberId, MemberAttributes>,
     versions: ClusterVersions,
+    auth: AuthState,
 }
 
 /// A record that the index names is not there.
@@ -55,15 +57,24 @@ impl MemoryView {
             alarms: BTreeSet::new(),
             members: BTreeMap::new(),
             versions: ClusterVersions::default(),
+            auth: AuthState::default(),
         }
+    }
+
+    /// Applies a command of the cluster's own and writes what it changes.
+    ///
+    /// # Errors
+    /// The state contradicts itself.
+    pub fn run(&mut self, command: &Command) -> Result<Effects, MissingRecord> {
+        self.run_as(&Caller::System, command)
     }
 
     /// Applies a command and writes what it changes.
     ///
     /// # Errors
     /// The state contradicts itself.
-    pub fn run(&mut self, command: &Command) -> Result<Effects, MissingRecord> {
-        let effects = apply(self, command)?;
+    pub fn run_as(&mut self, caller: &Caller, command: &Command) -> Result<Effects, MissingRecord> {
+        let effects = apply(self, caller, command)?;
         self.commit(&effects.delta);
         Ok(effects)
     }
@@ -131,6 +142,12 @@ impl MemoryView {
                 self.alarms.remove(alarm);
             }
             SystemChange::VersionsSet(versions) => self.versions = *versions,
+            SystemChange::AuthSet { .. }
+            | SystemChange::UserSet(..)
+            | SystemChange::UserRemove(_)
+            | SystemChange::RoleSet(..)
+            | SystemChange::RoleRemove(_)
+            | SystemChange::TokenAssign { .. } => self.auth.follow(change),
         }
     }
 
@@ -206,5 +223,9 @@ impl View for MemoryView {
 
     fn versions(&self) -> ClusterVersions {
         self.versions
+    }
+
+    fn auth(&self) -> Arc<AuthState> {
+        Arc::new(self.auth.clone())
     }
 }

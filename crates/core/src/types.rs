@@ -242,6 +242,15 @@ impl KeyRange {
         }
     }
 
+    /// The `range_end` of the wire form.
+    pub fn wire_end(&self) -> Bytes {
+        match self {
+            Self::Single(_) => Bytes::new(),
+            Self::Interval { end, .. } => end.clone(),
+            Self::From { .. } => Bytes::from_static(b"\0"),
+        }
+    }
+
     /// The first key that can be in the range.
     pub fn start(&self) -> &Bytes {
         match self {

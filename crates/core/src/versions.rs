@@ -47,7 +47,7 @@ impl Command {
     /// a version: builds from before there were versions cannot decode it, and would stop at the log entry.
     pub fn needs_cluster_version(&self) -> bool {
         match self {
-            Self::DowngradeEnable(_) | Self::DowngradeCancel => true,
+            Self::DowngradeEnable(_) | Self::DowngradeCancel | Self::Auth(_) => true,
             // It is what says that all members know it: whoever proposes it has asked them.
             Self::ClusterVersionSet(_)
             | Self::Txn(_)

@@ -1,6 +1,7 @@
 //! What [`apply`](crate::apply) and [`range`](crate::range) read. Storage implements it; tests have a naive one.
 
-use crate::{Alarm, ClusterVersions, KeyMeta, KeyRange, Lease, LeaseId, Record, Rev, Revision};
+use crate::{Alarm, AuthState, ClusterVersions, KeyMeta, KeyRange, Lease, LeaseId, Record, Rev, Revision};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use bytes::Bytes;
 use core::ops::ControlFlow;
@@ -46,4 +47,7 @@ pub trait View {
 
     /// What the members have agreed on about versions.
     fn versions(&self) -> ClusterVersions;
+
+    /// Users, roles, and whether permissions are asked for.
+    fn auth(&self) -> Arc<AuthState>;
 }

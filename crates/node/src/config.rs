@@ -88,6 +88,10 @@ pub struct Config {
     pub compaction_batch: usize,
     /// Pause between two steps of background compaction.
     pub compaction_pause: Duration,
+    /// How long a token lives that nobody uses.
+    pub auth_token_ttl: Duration,
+    /// Most tokens at a time; beyond it, the one that was not used for the longest time ends.
+    pub auth_tokens_max: usize,
     /// Never wait for the disk. Loses data in a crash; for tests of others.
     pub unsafe_no_fsync: bool,
     /// Told how long each fsync of the write-ahead log took: for a histogram.
@@ -129,6 +133,8 @@ impl Default for Config {
             watch_queue_events_max: 1024,
             compaction_batch: 1000,
             compaction_pause: Duration::from_millis(10),
+            auth_token_ttl: Duration::from_secs(300),
+            auth_tokens_max: 65_536,
             unsafe_no_fsync: false,
             fsync_observer: None,
             flush_observer: None,

@@ -6,6 +6,7 @@
 //! A write goes [`Node::txn`] -> group -> proposer -> Raft -> write-ahead log -> apply -> reply. A linearizable read asks
 //! for a read index, waits until it is applied here, and reads this member's own state. See `docs/ARCHITECTURE.md`.
 
+mod auth;
 mod bootstrap;
 mod config;
 pub mod env;

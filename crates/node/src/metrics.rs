@@ -9,7 +9,9 @@ type Figure = (&'static str, &'static str, &'static str, f64);
 
 pub(crate) fn text(running: &Running) -> String {
     let mut out = String::with_capacity(8 << 10);
-    for (name, kind, help, value) in raft(running).into_iter().chain(store(running)).chain(watch_and_leases(running)) {
+    for (name, kind, help, value) in
+        raft(running).into_iter().chain(store(running)).chain(watch_and_leases(running)).chain(auth(running))
+    {
         // Writing to a String cannot fail.
         let _ = write!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n");
     }
@@ -158,6 +160,22 @@ fn store(running: &Running) -> Vec<Figure> {
             "counter",
             "Record reads that went to the engine.",
             metrics.cache_misses as f64,
+        ),
+    ]
+}
+
+fn auth(running: &Running) -> Vec<Figure> {
+    let state = &running.group.state;
+    let auth = state.store.auth();
+    vec![
+        ("etcd_debugging_auth_revision", "gauge", "The current revision of auth store.", auth.revision() as f64),
+        ("quorate_auth_enabled", "gauge", "Whether permissions are asked for.", flag(auth.enabled())),
+        ("quorate_auth_tokens", "gauge", "Tokens that this member knows.", state.tokens.len() as f64),
+        (
+            "quorate_auth_tokens_evicted_total",
+            "counter",
+            "Tokens that ended early because there were too many (--max-auth-tokens).",
+            state.tokens.evicted() as f64,
         ),
     ]
 }

@@ -12,9 +12,10 @@ use bytes::Bytes;
 use pb::member_change::Change;
 use pb::request::Kind as Ask;
 use pb::response::Kind as PeerAnswer;
+
 use quorate_core::{
-    Alarm, ClusterId, Command, GroupId, LEASE_TTL_SECONDS_MAX, LeaseId, LogIndex, MemberId, Op, OpReply, RangeCursor,
-    RangeReply, RangeRequest, Rejection, Reply, Revision, Term, Txn, TxnReply, View,
+    Alarm, Caller, ClusterId, Command, GroupId, KeyRange, LEASE_TTL_SECONDS_MAX, LeaseId, LogIndex, MemberId, Op,
+    OpReply, RangeCursor, RangeReply, RangeRequest, Rejection, Reply, Revision, Term, Txn, TxnReply, View,
 };
 use quorate_proto::peer_v1 as pb;
 use quorate_storage::{HashKv, ReadView};
@@ -114,9 +115,14 @@ pub struct Status {
 }
 
 /// A running node. A cheap handle: clones share the node, and it stops with [`Node::shutdown`].
+///
+/// A handle acts for one [`Caller`]. The one that [`Node::start`] gives acts for the program that embeds it, and may do
+/// everything; [`Node::on_behalf_of`] gives one that may do what its caller may. It fails with [`Rejection::PermissionDenied`]
+/// and its like where the caller may not.
 #[derive(Clone)]
 pub struct Node {
     running: Arc<Running>,
+    caller: Caller,
 }
 
 impl Node {
@@ -135,7 +141,18 @@ impl Node {
     /// # Errors
     /// As [`Node::start`].
     pub async fn start_in(config: Config, env: Arc<dyn Env>) -> Result<Self, Error> {
-        Ok(Self { running: start::start(config, env).await? })
+        Ok(Self { running: start::start(config, env).await?, caller: Caller::System })
+    }
+
+    /// The same node, for a caller.
+    #[must_use]
+    pub fn on_behalf_of(&self, caller: Caller) -> Self {
+        Self { running: self.running.clone(), caller }
+    }
+
+    /// For whom this handle acts.
+    pub fn caller(&self) -> &Caller {
+        &self.caller
     }
 
     /// Waits until this member knows a leader, has applied what was committed before it started, and the cluster knows its
@@ -192,7 +209,7 @@ impl Node {
         self.header_at(self.running.group.state.store.revision())
     }
 
-    fn header_at(&self, revision: Revision) -> Header {
+    pub(crate) fn header_at(&self, revision: Revision) -> Header {
         Header {
             cluster_id: self.cluster_id(),
             member_id: self.member_id(),
@@ -205,7 +222,7 @@ impl Node {
         Answer { header: self.header(), body }
     }
 
-    fn refuse_on_learner(&self) -> Result<(), Error> {
+    pub(crate) fn refuse_on_learner(&self) -> Result<(), Error> {
         let me = self.member_id().get();
         // A member that is about to become a voter serves as one: its reads go to the leader like everybody's.
         let learner = self.running.group.role().is_learner
@@ -225,6 +242,7 @@ impl Node {
         }
         self.check_running()?;
         let view = self.running.group.state.store.view();
+        view.auth().check_read(&self.caller, &request.range)?;
         let header = self.header_at(view.revision());
         let body = read_range(&view, &request).await?;
         Ok(Answer { header, body })
@@ -241,6 +259,7 @@ impl Node {
         }
         self.check_running()?;
         let view = self.running.group.state.store.view();
+        view.auth().check_read(&self.caller, &request.range)?;
         let header = self.header_at(view.revision());
         let cursor = RangeCursor::new(&view, &request)?;
         Ok(RangeReader { header, view, cursor })
@@ -263,11 +282,15 @@ impl Node {
         if txn.is_read_only() {
             return self.read_txn(txn).await;
         }
-        let Written { reply, revision } = self.running.group.write(Command::Txn(txn)).await?;
+        let Written { reply, revision, .. } = self.write(Command::Txn(txn)).await?;
         match reply {
             Reply::Txn(body) => Ok(Answer { header: self.header_at(revision), body }),
             other => Err(wrong_reply(&other)),
         }
+    }
+
+    pub(crate) async fn write(&self, command: Command) -> Result<Written, Error> {
+        self.running.group.write_as(&self.caller, command).await
     }
 
     async fn read_txn(&self, txn: Txn) -> Result<Answer<TxnReply>, Error> {
@@ -276,7 +299,7 @@ impl Node {
         }
         self.check_running()?;
         let view = self.running.group.state.store.view();
-        let effects = quorate_core::apply(&view, &Command::Txn(txn)).map_err(storage_error)?;
+        let effects = quorate_core::apply(&view, &self.caller, &Command::Txn(txn)).map_err(storage_error)?;
         match effects.reply? {
             Reply::Txn(body) => Ok(Answer { header: self.header_at(view.revision()), body }),
             other => Err(wrong_reply(&other)),
@@ -318,7 +341,7 @@ impl Node {
     /// [`Rejection::Compacted`], [`Rejection::FutureRevision`]; as [`Node::txn`].
     pub async fn compact(&self, revision: Revision, physical: bool) -> Result<Answer<()>, Error> {
         self.refuse_on_learner()?;
-        let written = self.running.group.write(Command::Compact { revision }).await?;
+        let written = self.write(Command::Compact { revision }).await?;
         while physical && !self.running.group.state.store.compaction_done(revision) {
             self.check_running()?;
             tokio::time::sleep(COMPACTION_POLL).await;
@@ -344,12 +367,12 @@ impl Node {
         let ttl_seconds = ttl_seconds.max((election_ms * 3 / 2 + 999) / 1000);
         loop {
             let chosen = if id.is_some() { id } else { LeaseId::new(self.random_id()) };
-            let result = self.running.group.write(Command::LeaseGrant { id: chosen, ttl_seconds }).await;
+            let result = self.write(Command::LeaseGrant { id: chosen, ttl_seconds }).await;
             match result {
                 // By chance the number was taken: take another.
                 Err(Error::Rejected(Rejection::LeaseExists)) if !id.is_some() => {}
                 Err(error) => return Err(error),
-                Ok(Written { reply: Reply::LeaseGrant { id, ttl_seconds }, revision }) => {
+                Ok(Written { reply: Reply::LeaseGrant { id, ttl_seconds }, revision, .. }) => {
                     return Ok(Answer { header: self.header_at(revision), body: (id, ttl_seconds) });
                 }
                 Ok(Written { reply, .. }) => return Err(wrong_reply(&reply)),
@@ -367,7 +390,7 @@ impl Node {
     /// [`Rejection::LeaseNotFound`]; as [`Node::txn`].
     pub async fn lease_revoke(&self, id: LeaseId) -> Result<Answer<()>, Error> {
         self.refuse_on_learner()?;
-        let written = self.running.group.write(Command::LeaseRevoke { id }).await?;
+        let written = self.write(Command::LeaseRevoke { id }).await?;
         Ok(Answer { header: self.header_at(written.revision), body: () })
     }
 
@@ -377,6 +400,7 @@ impl Node {
     /// No leader, or no answer in time.
     pub async fn lease_keep_alive(&self, id: LeaseId) -> Result<Answer<i64>, Error> {
         self.refuse_on_learner()?;
+        self.auth().check_user(&self.caller)?;
         let header = self.header();
         let body = self.running.group.lease_renew(id).await?;
         Ok(Answer { header, body })
@@ -391,14 +415,17 @@ impl Node {
         let ttl_seconds = self.running.group.lease_remaining_seconds(id).await?;
         self.running.group.linearize().await?;
         let view = self.running.group.state.store.view();
+        let auth = view.auth();
+        auth.check_user(&self.caller)?;
+        let keys = if keys { view.lease_keys(id) } else { Vec::new() };
+        for key in &keys {
+            auth.check_read(&self.caller, &KeyRange::Single(key.clone()))?;
+        }
         let header = self.header_at(view.revision());
         let body = match view.lease(id) {
-            Some(lease) if ttl_seconds >= 0 => LeaseTimeToLive {
-                id,
-                ttl_seconds,
-                granted_ttl_seconds: lease.ttl_seconds,
-                keys: if keys { view.lease_keys(id) } else { Vec::new() },
-            },
+            Some(lease) if ttl_seconds >= 0 => {
+                LeaseTimeToLive { id, ttl_seconds, granted_ttl_seconds: lease.ttl_seconds, keys }
+            }
             Some(_) | None => LeaseTimeToLive { id, ttl_seconds: -1, granted_ttl_seconds: 0, keys: Vec::new() },
         };
         Ok(Answer { header, body })
@@ -410,6 +437,7 @@ impl Node {
     /// No leader, or no answer in time.
     pub async fn leases(&self) -> Result<Answer<Vec<LeaseId>>, Error> {
         self.refuse_on_learner()?;
+        self.auth().check_user(&self.caller)?;
         let leases = self.running.group.lease_list().await?;
         Ok(self.answer(leases))
     }
@@ -469,6 +497,7 @@ impl Node {
     /// Has the leader change the membership, and waits until this member sees it.
     async fn member_change(&self, change: Change) -> Result<(u64, Answer<Vec<Member>>), Error> {
         self.refuse_on_learner()?;
+        self.check_root()?;
         let group = &self.running.group;
         let timeout = group.options.write_timeout;
         let removes_me = matches!(change, Change::Remove(id) if id == self.member_id().get());
@@ -535,6 +564,7 @@ impl Node {
     /// # Errors
     /// [`Error::NotLeader`], [`Error::BadLeaderTransferee`], [`Error::LeaderTransferTimeout`].
     pub async fn move_leader(&self, target: MemberId) -> Result<(), Error> {
+        self.check_root()?;
         let group = &self.running.group;
         if !group.role().is_leader {
             return Err(Error::NotLeader);
@@ -588,7 +618,7 @@ impl Node {
     pub async fn alarm_set(&self, alarm: Alarm, active: bool) -> Result<Answer<Vec<Alarm>>, Error> {
         self.refuse_on_learner()?;
         let command = if active { Command::AlarmActivate(alarm) } else { Command::AlarmDeactivate(alarm) };
-        let Written { reply, revision } = self.running.group.write(command).await?;
+        let Written { reply, revision, .. } = self.write(command).await?;
         match reply {
             Reply::Alarm(body) => Ok(Answer { header: self.header_at(revision), body }),
             other => Err(wrong_reply(&other)),
@@ -601,6 +631,7 @@ impl Node {
     /// [`Rejection::Compacted`], [`Rejection::FutureRevision`].
     pub async fn hash_kv(&self, revision: Revision) -> Result<Answer<HashKv>, Error> {
         self.check_running()?;
+        self.check_root()?;
         let store = self.running.group.state.store.clone();
         let body = self.on_thread("quorate-hash", move || store.hash_kv(revision)).await?;
         Ok(self.answer(body.map_err(storage_error)?))
@@ -612,6 +643,7 @@ impl Node {
     /// [`Error::Fatal`] if the disk fails.
     pub async fn defragment(&self) -> Result<Answer<()>, Error> {
         self.check_running()?;
+        self.check_root()?;
         let store = self.running.group.state.store.clone();
         self.on_thread("quorate-defragment", move || store.defragment()).await?.map_err(storage_error)?;
         Ok(self.answer(()))
@@ -641,6 +673,7 @@ impl Node {
     /// [`Error::Fatal`] if the disk fails.
     pub async fn snapshot(&self) -> Result<SnapshotReader, Error> {
         self.check_running()?;
+        self.check_root()?;
         let store = &self.running.group.state.store;
         let expected_bytes = store.engine_usage().map_err(storage_error)?.used_bytes;
         Ok(SnapshotReader::new(store.export(), expected_bytes))
@@ -693,8 +726,7 @@ fn wrong_reply(reply: &Reply) -> Error {
 
 /// Reads a range; yields now and then if it is large.
 async fn read_range(view: &ReadView, request: &RangeRequest) -> Result<RangeReply, Error> {
-    let whole_at_once =
-        matches!(request.range, quorate_core::KeyRange::Single(_)) || request.count_only || !request.is_streamable();
+    let whole_at_once = matches!(request.range, KeyRange::Single(_)) || request.count_only || !request.is_streamable();
     if whole_at_once {
         return Ok(quorate_core::range(view, request).map_err(storage_error)??);
     }

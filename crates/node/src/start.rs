@@ -225,6 +225,8 @@ fn group_options(config: &Config, env: &Arc<dyn Env>) -> GroupOptions {
         write_timeout: config.write_timeout + config.election_timeout * 2,
         read_timeout: config.read_timeout + config.election_timeout * 2,
         inflight_bytes_max: config.inflight_bytes_max,
+        token_ttl: config.auth_token_ttl,
+        tokens_max: config.auth_tokens_max,
         watch: WatchOptions {
             progress_interval: config.watch_progress_interval,
             queue_events_max: config.watch_queue_events_max,

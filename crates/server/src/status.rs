@@ -47,14 +47,34 @@ pub fn rejected(rejection: Rejection) -> Status {
         | Rejection::DuplicateKey
         | Rejection::InvalidSortOption
         | Rejection::RequestTooLarge
-        | Rejection::DowngradeTarget => Code::InvalidArgument,
+        | Rejection::DowngradeTarget
+        | Rejection::UserEmpty
+        | Rejection::RoleEmpty
+        | Rejection::AuthFailed
+        | Rejection::PermissionNotGiven
+        | Rejection::InvalidAuthManagement
+        | Rejection::AuthOldRevision => Code::InvalidArgument,
         Rejection::Compacted | Rejection::FutureRevision | Rejection::LeaseTtlTooLarge => Code::OutOfRange,
         Rejection::NoSpace => Code::ResourceExhausted,
         Rejection::Corrupt => Code::DataLoss,
         Rejection::LeaseNotFound => Code::NotFound,
-        Rejection::LeaseExists | Rejection::VersionUnknown | Rejection::DowngradeInProcess | Rejection::NoDowngrade => {
-            Code::FailedPrecondition
-        }
+        Rejection::LeaseExists
+        | Rejection::VersionUnknown
+        | Rejection::DowngradeInProcess
+        | Rejection::NoDowngrade
+        | Rejection::RootUserNotExist
+        | Rejection::RootRoleNotExist
+        | Rejection::UserAlreadyExists
+        | Rejection::UserNotFound
+        | Rejection::RoleAlreadyExists
+        | Rejection::RoleNotFound
+        | Rejection::RoleNotGranted
+        | Rejection::PermissionNotGranted
+        | Rejection::AuthNotEnabled => Code::FailedPrecondition,
+        Rejection::PermissionDenied => Code::PermissionDenied,
+        Rejection::InvalidAuthToken => Code::Unauthenticated,
+        // etcd forgot it in its table.
+        Rejection::NoPasswordUser => Code::Unknown,
     };
     Status::new(code, rejection.to_string())
 }
@@ -87,6 +107,28 @@ mod tests {
             (rejected(Rejection::VersionUnknown), 9, "etcdserver: cluster version not found during downgrade"),
             (rejected(Rejection::DowngradeInProcess), 9, "etcdserver: cluster has a downgrade job in progress"),
             (rejected(Rejection::NoDowngrade), 9, "etcdserver: no inflight downgrade job"),
+            (rejected(Rejection::RootUserNotExist), 9, "etcdserver: root user does not exist"),
+            (rejected(Rejection::RootRoleNotExist), 9, "etcdserver: root user does not have root role"),
+            (rejected(Rejection::UserAlreadyExists), 9, "etcdserver: user name already exists"),
+            (rejected(Rejection::UserEmpty), 3, "etcdserver: user name is empty"),
+            (rejected(Rejection::UserNotFound), 9, "etcdserver: user name not found"),
+            (rejected(Rejection::RoleAlreadyExists), 9, "etcdserver: role name already exists"),
+            (rejected(Rejection::RoleNotFound), 9, "etcdserver: role name not found"),
+            (rejected(Rejection::RoleEmpty), 3, "etcdserver: role name is empty"),
+            (rejected(Rejection::AuthFailed), 3, "etcdserver: authentication failed, invalid user ID or password"),
+            (
+                rejected(Rejection::NoPasswordUser),
+                2,
+                "auth: authentication failed, password was given for no password user",
+            ),
+            (rejected(Rejection::PermissionNotGiven), 3, "etcdserver: permission not given"),
+            (rejected(Rejection::PermissionDenied), 7, "etcdserver: permission denied"),
+            (rejected(Rejection::RoleNotGranted), 9, "etcdserver: role is not granted to the user"),
+            (rejected(Rejection::PermissionNotGranted), 9, "etcdserver: permission is not granted to the role"),
+            (rejected(Rejection::AuthNotEnabled), 9, "etcdserver: authentication is not enabled"),
+            (rejected(Rejection::InvalidAuthToken), 16, "etcdserver: invalid auth token"),
+            (rejected(Rejection::InvalidAuthManagement), 3, "etcdserver: invalid auth management"),
+            (rejected(Rejection::AuthOldRevision), 3, "etcdserver: revision of auth store is old"),
             (Error::MemberExists, 9, "etcdserver: member ID already exist"),
             (Error::PeerUrlExists, 9, "etcdserver: Peer URLs already exists"),
             (

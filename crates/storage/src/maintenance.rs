@@ -324,7 +324,8 @@ fn drain_system(
     for (name, content) in front.entries.iter().flat_map(|entry| &entry.system).flat_map(system::row_changes) {
         let rest = name.encode();
         let key = keys.system(&rest);
-        let was = after.insert(name, content.is_some()).unwrap_or_else(|| present.contains(&name));
+        let was = after.get(&name).copied().unwrap_or_else(|| present.contains(&name));
+        after.insert(name, content.is_some());
         match (was, content.is_some()) {
             (false, true) => state.system.add(&rest),
             (true, false) => state.system.remove(&rest),

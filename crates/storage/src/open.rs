@@ -88,7 +88,7 @@ fn load_system(engine: &dyn Engine, keys: Keys, census: Census) -> Result<(Table
         let bad = || rows::corrupt(key, "the row cannot be decoded");
         let rest = Keys::rest(key).ok_or_else(bad)?;
         let name = SystemKey::decode(rest).ok_or_else(bad)?;
-        tables.load(name, content).ok_or_else(bad)?;
+        tables.load(name.clone(), content).ok_or_else(bad)?;
         seen.add(rest);
         found.insert(name);
         Ok(())

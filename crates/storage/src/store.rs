@@ -15,8 +15,8 @@ use crate::{ReadView, Result, StorageError};
 use bytes::{BufMut, Bytes, BytesMut};
 use parking_lot::{Mutex, MutexGuard, RwLock};
 use quorate_core::{
-    Alarm, Change, ClusterVersions, Delta, GroupId, KeyMeta, KeyRange, Lease, LeaseId, MemberAttributes, MemberId,
-    Record, Rejection, Rev, Revision, View,
+    Alarm, AuthState, Change, ClusterVersions, Delta, GroupId, KeyMeta, KeyRange, Lease, LeaseId, MemberAttributes,
+    MemberId, Record, Rejection, Rev, Revision, View,
 };
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -249,6 +249,11 @@ impl Store {
         self.body().system.read().tables.forgotten.contains(&member)
     }
 
+    /// Users, roles, and whether permissions are asked for.
+    pub fn auth(&self) -> Arc<AuthState> {
+        self.body().system.read().tables.auth.clone()
+    }
+
     /// The alarms that are raised, sorted.
     pub fn alarms(&self) -> Vec<Alarm> {
         self.body().system.read().tables.alarms.iter().copied().collect()
@@ -443,5 +448,9 @@ impl View for Writer<'_> {
 
     fn versions(&self) -> ClusterVersions {
         self.body.system.read().tables.versions
+    }
+
+    fn auth(&self) -> Arc<AuthState> {
+        self.body.system.read().tables.auth.clone()
     }
 }

@@ -1,40 +1,57 @@
-//! The small replicated tables: leases, what members told of themselves, ids of members that are gone, alarms. All in
-//! memory; each row is also a row in the engine. Which keys hang on a lease is derived from the index.
+//! The small replicated tables: leases, what members told of themselves, ids of members that are gone, alarms, users and
+//! roles. All in memory; each row is also a row in the engine. Which keys hang on a lease is derived from the index.
 //!
 //! Rows: `1 | lease id i64 BE` -> lease; `2 | member id u64 BE` -> attributes, both as [`quorate_core::codec`] has them;
 //! `3 | member id u64 BE` -> nothing (forgotten); `4 | member id u64 BE | alarm kind u8` -> nothing; `5 | 0 u64` -> what is
-//! agreed on about versions.
+//! agreed on about versions; `6 | 0` -> whether authentication is on, and its revision; `6 | 1 | name` -> user;
+//! `6 | 2 | name` -> role. The rows of table 6 are there once something in it was changed: a store without users is as it was before there were any.
 
 use bytes::Bytes;
+use quorate_core::auth::{Role, User};
 use quorate_core::{
-    Alarm, AlarmKind, ClusterVersions, KeyMeta, Lease, LeaseId, MemberAttributes, MemberId, Record, SystemChange, codec,
+    Alarm, AlarmKind, AuthState, ClusterVersions, KeyMeta, Lease, LeaseId, MemberAttributes, MemberId, Record,
+    SystemChange, codec,
 };
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 const TABLE_LEASE: u8 = 1;
 const TABLE_MEMBER: u8 = 2;
 const TABLE_FORGOTTEN: u8 = 3;
 const TABLE_ALARM: u8 = 4;
 const TABLE_VERSIONS: u8 = 5;
+const TABLE_AUTH: u8 = 6;
+
+const AUTH_SETTINGS: u8 = 0;
+const AUTH_USER: u8 = 1;
+const AUTH_ROLE: u8 = 2;
 
 const ALARM_NO_SPACE: u8 = 1;
 const ALARM_CORRUPT: u8 = 2;
 
 /// Names a row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum SystemKey {
     Lease(LeaseId),
     Member(MemberId),
     Forgotten(MemberId),
     Alarm(Alarm),
     Versions,
+    Auth,
+    User(String),
+    Role(String),
 }
 
 impl SystemKey {
-    pub fn encode(self) -> Vec<u8> {
+    pub fn encode(&self) -> Vec<u8> {
         let with_id = |table: u8, id: u64| {
             let mut key = vec![table];
             key.extend_from_slice(&id.to_be_bytes());
+            key
+        };
+        let with_name = |kind: u8, name: &str| {
+            let mut key = vec![TABLE_AUTH, kind];
+            key.extend_from_slice(name.as_bytes());
             key
         };
         match self {
@@ -50,11 +67,17 @@ impl SystemKey {
                 key
             }
             Self::Versions => with_id(TABLE_VERSIONS, 0),
+            Self::Auth => with_name(AUTH_SETTINGS, ""),
+            Self::User(name) => with_name(AUTH_USER, name),
+            Self::Role(name) => with_name(AUTH_ROLE, name),
         }
     }
 
     pub fn decode(key: &[u8]) -> Option<Self> {
         let (table, rest) = key.split_first()?;
+        if *table == TABLE_AUTH {
+            return Self::decode_auth(rest);
+        }
         let (id, rest) = rest.split_first_chunk::<8>()?;
         let id = u64::from_be_bytes(*id);
         match (*table, rest) {
@@ -73,6 +96,17 @@ impl SystemKey {
             _ => None,
         }
     }
+
+    fn decode_auth(key: &[u8]) -> Option<Self> {
+        let (kind, name) = key.split_first()?;
+        let name = std::str::from_utf8(name).ok()?;
+        match *kind {
+            AUTH_SETTINGS if name.is_empty() => Some(Self::Auth),
+            AUTH_USER => Some(Self::User(name.to_owned())),
+            AUTH_ROLE => Some(Self::Role(name.to_owned())),
+            _ => None,
+        }
+    }
 }
 
 /// The tables.
@@ -83,6 +117,8 @@ pub(crate) struct Tables {
     pub forgotten: BTreeSet<MemberId>,
     pub alarms: BTreeSet<Alarm>,
     pub versions: ClusterVersions,
+    /// Shared with whoever checks a caller at this moment.
+    pub auth: Arc<AuthState>,
 }
 
 impl Tables {
@@ -98,6 +134,13 @@ impl Tables {
             SystemChange::AlarmSet(alarm) => drop(self.alarms.insert(*alarm)),
             SystemChange::AlarmRemove(alarm) => drop(self.alarms.remove(alarm)),
             SystemChange::VersionsSet(versions) => self.versions = *versions,
+            SystemChange::AuthSet { .. }
+            | SystemChange::UserSet(..)
+            | SystemChange::UserRemove(_)
+            | SystemChange::RoleSet(..)
+            | SystemChange::RoleRemove(_) => Arc::make_mut(&mut self.auth).follow(change),
+            // No table has tokens.
+            SystemChange::TokenAssign { .. } => {}
         }
     }
 
@@ -110,7 +153,10 @@ impl Tables {
         // There is no row before there is something to say.
         let versions = Some(self.versions).filter(|versions| *versions != ClusterVersions::default());
         let versions = versions.map(|versions| (SystemKey::Versions, encode_versions(versions)));
-        leases.chain(members).chain(forgotten).chain(alarms).chain(versions)
+        let auth = (*self.auth != AuthState::default()).then(|| (SystemKey::Auth, encode_auth(&self.auth)));
+        let users = self.auth.users().iter().map(|(name, user)| (SystemKey::User(name.clone()), encode_user(user)));
+        let roles = self.auth.roles().iter().map(|(name, role)| (SystemKey::Role(name.clone()), encode_role(role)));
+        leases.chain(members).chain(forgotten).chain(alarms).chain(versions).chain(auth).chain(users).chain(roles)
     }
 
     /// Takes one row in; `None` if it cannot be decoded.
@@ -125,6 +171,12 @@ impl Tables {
             SystemKey::Forgotten(id) => drop(self.forgotten.insert(id)),
             SystemKey::Alarm(alarm) => drop(self.alarms.insert(alarm)),
             SystemKey::Versions => self.versions = codec::decode_versions(bytes).ok()?,
+            SystemKey::Auth => {
+                let (enabled, revision) = codec::decode_auth(bytes).ok()?;
+                self.apply(&SystemChange::AuthSet { enabled, revision });
+            }
+            SystemKey::User(name) => self.apply(&SystemChange::UserSet(name, codec::decode_user(bytes).ok()?)),
+            SystemKey::Role(name) => self.apply(&SystemChange::RoleSet(name, codec::decode_role(bytes).ok()?)),
         }
         Some(())
     }
@@ -142,6 +194,16 @@ pub(crate) fn row_changes(change: &SystemChange) -> Vec<(SystemKey, Option<Vec<u
         SystemChange::AlarmSet(alarm) => vec![(SystemKey::Alarm(*alarm), Some(vec![]))],
         SystemChange::AlarmRemove(alarm) => vec![(SystemKey::Alarm(*alarm), None)],
         SystemChange::VersionsSet(versions) => vec![(SystemKey::Versions, Some(encode_versions(*versions)))],
+        SystemChange::AuthSet { enabled, revision } => {
+            let mut row = Vec::new();
+            codec::encode_auth(*enabled, *revision, &mut row);
+            vec![(SystemKey::Auth, Some(row))]
+        }
+        SystemChange::UserSet(name, user) => vec![(SystemKey::User(name.clone()), Some(encode_user(user)))],
+        SystemChange::UserRemove(name) => vec![(SystemKey::User(name.clone()), None)],
+        SystemChange::RoleSet(name, role) => vec![(SystemKey::Role(name.clone()), Some(encode_role(role)))],
+        SystemChange::RoleRemove(name) => vec![(SystemKey::Role(name.clone()), None)],
+        SystemChange::TokenAssign { .. } => Vec::new(),
     }
 }
 
@@ -160,6 +222,24 @@ fn encode_member(member: &MemberAttributes) -> Vec<u8> {
 fn encode_versions(versions: ClusterVersions) -> Vec<u8> {
     let mut row = Vec::new();
     codec::encode_versions(versions, &mut row);
+    row
+}
+
+fn encode_auth(auth: &AuthState) -> Vec<u8> {
+    let mut row = Vec::new();
+    codec::encode_auth(auth.enabled(), auth.revision(), &mut row);
+    row
+}
+
+fn encode_user(user: &User) -> Vec<u8> {
+    let mut row = Vec::new();
+    codec::encode_user(user, &mut row);
+    row
+}
+
+fn encode_role(role: &Role) -> Vec<u8> {
+    let mut row = Vec::new();
+    codec::encode_role(role, &mut row);
     row
 }
 
@@ -201,6 +281,8 @@ impl Attachments {
 mod tests {
     use super::*;
     use quorate_core::ClusterVersion;
+    use quorate_core::KeyRange;
+    use quorate_core::auth::{Access, PasswordHash, Permission};
 
     #[test]
     fn rows_read_back_and_sort_by_table() {
@@ -216,6 +298,26 @@ mod tests {
                 current: Some(ClusterVersion { major: 3, minor: 6 }),
                 target: Some(ClusterVersion { major: 3, minor: 5 }),
             }),
+            SystemChange::AuthSet { enabled: true, revision: 9 },
+            SystemChange::UserSet(
+                "ann".into(),
+                User {
+                    password: Some(PasswordHash::new("$argon2id$")),
+                    roles: ["reader".to_owned()].into(),
+                    credentials_revision: 4,
+                },
+            ),
+            SystemChange::UserSet(
+                "gone".into(),
+                User { password: None, roles: BTreeSet::new(), credentials_revision: 5 },
+            ),
+            SystemChange::UserRemove("gone".into()),
+            SystemChange::RoleSet(
+                "reader".into(),
+                Role {
+                    permissions: vec![Permission { range: KeyRange::From { start: "a".into() }, access: Access::Read }],
+                },
+            ),
         ] {
             tables.apply(&change);
         }

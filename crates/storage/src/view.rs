@@ -6,7 +6,7 @@ use crate::store::Body;
 use crate::tail::TailRecord;
 use crate::{Result, StorageError, rows};
 use bytes::Bytes;
-use quorate_core::{Alarm, ClusterVersions, KeyMeta, KeyRange, Lease, LeaseId, Record, Rev, Revision, View};
+use quorate_core::{Alarm, AuthState, ClusterVersions, KeyMeta, KeyRange, Lease, LeaseId, Record, Rev, Revision, View};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -101,6 +101,10 @@ impl View for ReadView {
 
     fn versions(&self) -> ClusterVersions {
         self.body.system.read().tables.versions
+    }
+
+    fn auth(&self) -> Arc<AuthState> {
+        self.body.system.read().tables.auth.clone()
     }
 }
 

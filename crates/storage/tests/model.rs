@@ -6,9 +6,10 @@ mod common;
 use bytes::Bytes;
 use common::{Entry, Model, alarm, all};
 use proptest::prelude::*;
+use quorate_core::auth::{Access, PasswordHash, Permission, Role, User};
 use quorate_core::{
-    ClusterVersion, ClusterVersions, GroupId, Lease, LeaseId, MemberAttributes, MemberId, Rejection, Revision,
-    SystemChange, View,
+    ClusterVersion, ClusterVersions, GroupId, KeyRange, Lease, LeaseId, MemberAttributes, MemberId, Rejection,
+    Revision, SystemChange, View,
 };
 use quorate_storage::engine::{Engine, EngineConfig, EngineKind, MemoryEngine, open_engine};
 use quorate_storage::{Progress, ReadView, SnapshotMeta, StorageError, Store, StoreConfig};
@@ -28,6 +29,9 @@ enum Step {
     Member { id: u64, remove: bool },
     Alarm { id: u64, active: bool },
     Version { minor: u8 },
+    User { id: u8, remove: bool },
+    Role { id: u8, remove: bool },
+    Auth { enabled: bool },
     Membership { bytes: u8 },
     Compact { share: u8 },
     Drain { bytes: usize },
@@ -59,6 +63,9 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (1_u64..5, any::<bool>()).prop_map(|(id, remove)| Step::Member { id, remove }),
         1 => (1_u64..3, any::<bool>()).prop_map(|(id, active)| Step::Alarm { id, active }),
         1 => (0_u8..4).prop_map(|minor| Step::Version { minor }),
+        1 => (0_u8..3, any::<bool>()).prop_map(|(id, remove)| Step::User { id, remove }),
+        1 => (0_u8..3, any::<bool>()).prop_map(|(id, remove)| Step::Role { id, remove }),
+        1 => any::<bool>().prop_map(|enabled| Step::Auth { enabled }),
         1 => any::<u8>().prop_map(|bytes| Step::Membership { bytes }),
         2 => any::<u8>().prop_map(|share| Step::Compact { share }),
         2 => (1_usize..3000).prop_map(|bytes| Step::Drain { bytes }),
@@ -181,6 +188,34 @@ impl Run<'_> {
                 let current = Some(ClusterVersion { major: 3, minor: minor.into() });
                 let target = current.and_then(ClusterVersion::before);
                 model.run(&store, model.system(SystemChange::VersionsSet(ClusterVersions { current, target })));
+            }
+            Step::User { id, remove } => {
+                let name = format!("user{id}");
+                let change = if remove {
+                    SystemChange::UserRemove(name)
+                } else {
+                    let revision = model.log.len() as u64;
+                    let password = (id > 0).then(|| PasswordHash::new(&format!("$hash${revision}")));
+                    SystemChange::UserSet(
+                        name,
+                        User { password, roles: ["role1".into()].into(), credentials_revision: revision },
+                    )
+                };
+                model.run(&store, model.system(change));
+            }
+            Step::Role { id, remove } => {
+                let name = format!("role{id}");
+                let change = if remove {
+                    SystemChange::RoleRemove(name)
+                } else {
+                    let range = KeyRange::Single(key(id));
+                    SystemChange::RoleSet(name, Role { permissions: vec![Permission { range, access: Access::Read }] })
+                };
+                model.run(&store, model.system(change));
+            }
+            Step::Auth { enabled } => {
+                let revision = 2 + model.log.len() as u64;
+                model.run(&store, model.system(SystemChange::AuthSet { enabled, revision }));
             }
             Step::Membership { bytes } => model.commit(&store, Entry::Membership(vec![bytes; 5].into())),
             Step::Compact { share } => {

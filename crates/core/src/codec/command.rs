@@ -1,5 +1,6 @@
 //! Commands, transactions and their ops.
 
+use super::auth::{read_auth_command, write_auth_command};
 use super::primitive::{CodecError, CodecErrorKind, Reader, write_bytes, write_number, write_revision, write_signed};
 use super::system::{
     read_alarm, read_member_attributes, read_version, write_alarm, write_member_attributes, write_version,
@@ -22,6 +23,7 @@ const COMMAND_ALARM_DEACTIVATE: u8 = 9;
 const COMMAND_CLUSTER_VERSION_SET: u8 = 10;
 const COMMAND_DOWNGRADE_ENABLE: u8 = 11;
 const COMMAND_DOWNGRADE_CANCEL: u8 = 12;
+const COMMAND_AUTH: u8 = 13;
 
 pub(super) fn write_command(command: &Command, out: &mut Vec<u8>) {
     match command {
@@ -76,6 +78,10 @@ pub(super) fn write_command(command: &Command, out: &mut Vec<u8>) {
             write_version(*target, out);
         }
         Command::DowngradeCancel => out.push(COMMAND_DOWNGRADE_CANCEL),
+        Command::Auth(command) => {
+            out.push(COMMAND_AUTH);
+            write_auth_command(command, out);
+        }
     }
 }
 
@@ -100,6 +106,7 @@ pub(super) fn read_command(reader: &mut Reader) -> Result<Command, CodecError> {
         COMMAND_CLUSTER_VERSION_SET => Command::ClusterVersionSet(read_version(reader)?),
         COMMAND_DOWNGRADE_ENABLE => Command::DowngradeEnable(read_version(reader)?),
         COMMAND_DOWNGRADE_CANCEL => Command::DowngradeCancel,
+        COMMAND_AUTH => Command::Auth(read_auth_command(reader)?),
         tag => return reader.unknown_tag("command", tag),
     })
 }
@@ -242,7 +249,7 @@ const RANGE_SINGLE: u8 = 0;
 const RANGE_INTERVAL: u8 = 1;
 const RANGE_FROM: u8 = 2;
 
-fn write_key_range(range: &KeyRange, out: &mut Vec<u8>) {
+pub(super) fn write_key_range(range: &KeyRange, out: &mut Vec<u8>) {
     match range {
         KeyRange::Single(key) => {
             out.push(RANGE_SINGLE);
@@ -260,7 +267,7 @@ fn write_key_range(range: &KeyRange, out: &mut Vec<u8>) {
     }
 }
 
-fn read_key_range(reader: &mut Reader) -> Result<KeyRange, CodecError> {
+pub(super) fn read_key_range(reader: &mut Reader) -> Result<KeyRange, CodecError> {
     Ok(match reader.byte()? {
         RANGE_SINGLE => KeyRange::Single(reader.bytes()?),
         RANGE_INTERVAL => KeyRange::Interval { start: reader.bytes()?, end: reader.bytes()? },

@@ -3,9 +3,10 @@
 //! The member that took requests encodes them once, as a batch. The leader puts the batches of many members into one entry
 //! without looking into them.
 
+use super::auth::{read_caller, write_caller};
 use super::command::{read_command, write_command};
 use super::primitive::{CodecError, Reader, write_bytes, write_number};
-use crate::{Command, MemberId};
+use crate::{Caller, Command, MemberId, Request};
 use alloc::vec::Vec;
 use bytes::Bytes;
 
@@ -26,10 +27,10 @@ pub struct Entry {
 pub struct Batch {
     /// The member that waits for the replies.
     pub origin: MemberId,
-    /// The reply to command `i` is for number `first_seq + i` of the origin.
+    /// The reply to request `i` is for number `first_seq + i` of the origin.
     pub first_seq: u64,
-    /// The commands, in the order in which they apply.
-    pub commands: Vec<Command>,
+    /// Commands and their callers, in the order in which they apply.
+    pub requests: Vec<Request>,
 }
 
 /// Encodes a batch command by command.
@@ -49,8 +50,9 @@ impl BatchEncoder {
         Self { out, count: 0 }
     }
 
-    /// Adds a command.
-    pub fn push(&mut self, command: &Command) {
+    /// Adds a command, and on whose behalf it is.
+    pub fn push(&mut self, caller: &Caller, command: &Command) {
+        write_caller(caller, &mut self.out);
         write_command(command, &mut self.out);
         self.count += 1;
     }
@@ -79,7 +81,7 @@ impl BatchEncoder {
 /// Encodes a batch at once.
 pub fn encode_batch(batch: &Batch) -> Bytes {
     let mut encoder = BatchEncoder::new(batch.origin, batch.first_seq);
-    batch.commands.iter().for_each(|command| encoder.push(command));
+    batch.requests.iter().for_each(|request| encoder.push(&request.caller, &request.command));
     encoder.finish()
 }
 
@@ -98,11 +100,11 @@ fn read_batch(reader: &mut Reader) -> Result<Batch, CodecError> {
     reader.version(BATCH_VERSION)?;
     let origin = MemberId::new(reader.number()?);
     let first_seq = reader.number()?;
-    let mut commands = Vec::new();
+    let mut requests = Vec::new();
     while !reader.is_at_end() {
-        commands.push(read_command(reader)?);
+        requests.push(Request { caller: read_caller(reader)?, command: read_command(reader)? });
     }
-    Ok(Batch { origin, first_seq, commands })
+    Ok(Batch { origin, first_seq, requests })
 }
 
 /// Puts encoded batches together to an entry.

@@ -118,6 +118,21 @@ impl Reader {
         Ok(byte)
     }
 
+    /// Goes over the next byte if it is this one. Whether it was.
+    pub(super) fn skip(&mut self, wanted: u8) -> bool {
+        let there = !self.is_at_end() && self.buffer[self.at] == wanted;
+        self.at += usize::from(there);
+        there
+    }
+
+    /// Reads as many bytes as the array has.
+    pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], CodecError> {
+        let bytes = self.buffer[self.at..self.end].first_chunk::<N>().copied();
+        let bytes = bytes.ok_or(CodecError { offset: self.end, kind: CodecErrorKind::UnexpectedEnd })?;
+        self.at += N;
+        Ok(bytes)
+    }
+
     /// Reads the version, which must be `known`.
     pub(super) fn version(&mut self, known: u8) -> Result<(), CodecError> {
         let version = self.byte()?;

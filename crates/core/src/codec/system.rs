@@ -5,7 +5,7 @@ use crate::{Alarm, AlarmKind, ClusterVersion, ClusterVersions, Lease, LeaseId, M
 use alloc::vec::Vec;
 use bytes::Bytes;
 
-const SYSTEM_VERSION: u8 = 1;
+pub(super) const SYSTEM_VERSION: u8 = 1;
 
 /// Appends the encoded lease to `out`.
 pub fn encode_lease(lease: &Lease, out: &mut Vec<u8>) {
@@ -78,7 +78,10 @@ pub fn decode_versions(bytes: Bytes) -> Result<ClusterVersions, CodecError> {
     })
 }
 
-fn decode<T>(bytes: Bytes, read: impl FnOnce(&mut Reader) -> Result<T, CodecError>) -> Result<T, CodecError> {
+pub(super) fn decode<T>(
+    bytes: Bytes,
+    read: impl FnOnce(&mut Reader) -> Result<T, CodecError>,
+) -> Result<T, CodecError> {
     let mut reader = Reader::new(bytes);
     reader.version(SYSTEM_VERSION)?;
     let value = read(&mut reader)?;

@@ -1,15 +1,17 @@
 //! The bytes in the log and in storage: golden ones, round trips, and damage.
 
 use super::samples::Samples;
+use crate::auth::{Access, AuthCommand, PasswordHash, Permission, Role, TokenId, User};
 use crate::codec::{
-    Batch, BatchEncoder, CodecErrorKind, Entry, EntryEncoder, decode_alarm, decode_batch, decode_entry, decode_lease,
-    decode_member_attributes, decode_record, decode_versions, encode_alarm, encode_batch, encode_entry, encode_lease,
-    encode_member_attributes, encode_record, encode_versions,
+    Batch, BatchEncoder, CodecErrorKind, Entry, EntryEncoder, decode_alarm, decode_auth, decode_batch, decode_entry,
+    decode_lease, decode_member_attributes, decode_record, decode_role, decode_user, decode_versions, encode_alarm,
+    encode_auth, encode_batch, encode_entry, encode_lease, encode_member_attributes, encode_record, encode_role,
+    encode_user, encode_versions,
 };
 use crate::{
-    Alarm, AlarmKind, Change, ClusterVersion, ClusterVersions, Command, Compare, CompareResult, CompareTarget,
-    DeleteRange, KeyRange, Lease, LeaseId, MemberAttributes, MemberId, Op, Put, RangeRequest, Record, Rev, Revision,
-    SortOrder, SortTarget, TXN_DEPTH_MAX, Txn,
+    Alarm, AlarmKind, Caller, Change, ClusterVersion, ClusterVersions, Command, Compare, CompareResult, CompareTarget,
+    DeleteRange, KeyRange, Lease, LeaseId, MemberAttributes, MemberId, Op, Put, RangeRequest, Record, Request, Rev,
+    Revision, SortOrder, SortTarget, TXN_DEPTH_MAX, Txn,
 };
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -29,7 +31,8 @@ fn key(key: &'static str) -> Bytes {
 }
 
 fn batch(commands: Vec<Command>) -> Batch {
-    Batch { origin: MemberId::new(5), first_seq: 300, commands }
+    let requests = commands.into_iter().map(|command| Request { caller: Caller::Anonymous, command }).collect();
+    Batch { origin: MemberId::new(5), first_seq: 300, requests }
 }
 
 /// Compares a command's bytes, without those of the batch around it, and decodes them again.
@@ -133,7 +136,7 @@ fn golden_members() {
 #[test]
 fn golden_entry() {
     let first = encode_batch(&batch(vec![Command::Compact { revision: Revision::new(2) }]));
-    let second = encode_batch(&Batch { origin: MemberId::new(6), first_seq: 0, commands: vec![] });
+    let second = encode_batch(&Batch { origin: MemberId::new(6), first_seq: 0, requests: vec![] });
     let entry = encode_entry(1_700_000_000_000, &[first, second]);
     expect!["01 80 d0 95 ff bc 31 06 01 05 ac 02 02 02 03 01 06 00"].assert_eq(&hex(&entry));
 }
@@ -185,6 +188,84 @@ fn golden_system_values() {
     encode_versions(versions, &mut bytes);
     expect!["01 01 03 06 00"].assert_eq(&hex(&bytes));
     assert_eq!(decode_versions(bytes.into()), Ok(versions));
+}
+
+#[test]
+fn golden_callers() {
+    let begin = encode_batch(&batch(vec![])).len();
+    let command = Command::LeaseRevoke { id: LeaseId::new(7) };
+    for (caller, expected) in [
+        (Caller::Anonymous, expect!["04 07"]),
+        (Caller::System, expect!["10 04 07"]),
+        (Caller::User { name: "ann".into(), auth_revision: 300 }, expect!["11 03 61 6e 6e ac 02 04 07"]),
+    ] {
+        let requests = vec![Request { caller, command: command.clone() }];
+        let batch = Batch { origin: MemberId::new(5), first_seq: 300, requests };
+        let encoded = encode_batch(&batch);
+        expected.assert_eq(&hex(&encoded[begin..]));
+        assert_eq!(decode_batch(encoded), Ok(batch));
+    }
+}
+
+#[test]
+fn golden_auth_commands() {
+    let (user, role) = (String::from("ann"), String::from("r"));
+    let hash = PasswordHash::new("$h");
+    let range = KeyRange::Interval { start: key("a"), end: key("b") };
+    let permission = Permission { range: range.clone(), access: Access::ReadWrite };
+    for (command, expected) in [
+        (AuthCommand::Enable, expect!["0d 01"]),
+        (AuthCommand::Disable, expect!["0d 02"]),
+        (AuthCommand::UserAdd { user: user.clone(), password: None }, expect!["0d 03 03 61 6e 6e 00"]),
+        (
+            AuthCommand::UserAdd { user: user.clone(), password: Some(hash.clone()) },
+            expect!["0d 03 03 61 6e 6e 01 02 24 68"],
+        ),
+        (AuthCommand::UserDelete { user: user.clone() }, expect!["0d 04 03 61 6e 6e"]),
+        (AuthCommand::UserChangePassword { user: user.clone(), password: hash }, expect!["0d 05 03 61 6e 6e 02 24 68"]),
+        (AuthCommand::UserGrantRole { user: user.clone(), role: role.clone() }, expect!["0d 06 03 61 6e 6e 01 72"]),
+        (AuthCommand::UserRevokeRole { user: user.clone(), role: role.clone() }, expect!["0d 07 03 61 6e 6e 01 72"]),
+        (AuthCommand::RoleAdd { role: role.clone() }, expect!["0d 08 01 72"]),
+        (AuthCommand::RoleDelete { role: role.clone() }, expect!["0d 09 01 72"]),
+        (AuthCommand::RoleGrantPermission { role: role.clone(), permission }, expect!["0d 0a 01 72 02 01 01 61 01 62"]),
+        (AuthCommand::RoleRevokePermission { role, range }, expect!["0d 0b 01 72 01 01 61 01 62"]),
+        (
+            AuthCommand::TokenAssign { user, token: TokenId([0xee; 32]), credentials_revision: 300 },
+            expect![
+                "0d 0c 03 61 6e 6e ee ee ee ee ee ee ee ee ee ee ee ee ee ee ee ee ee ee ee ee ee ee ee ee ee ee ee ee ee ee ee ee ac 02"
+            ],
+        ),
+    ] {
+        golden(Command::Auth(command), expected);
+    }
+}
+
+#[test]
+fn golden_users_and_roles() {
+    let mut row = Vec::new();
+    encode_auth(true, 300, &mut row);
+    expect!["01 01 ac 02"].assert_eq(&hex(&row));
+    assert_eq!(decode_auth(row.into()), Ok((true, 300)));
+
+    let user = User {
+        password: Some(PasswordHash::new("$h")),
+        roles: ["q".into(), "r".into()].into(),
+        credentials_revision: 5,
+    };
+    let mut row = Vec::new();
+    encode_user(&user, &mut row);
+    expect!["01 01 02 24 68 05 02 01 71 01 72"].assert_eq(&hex(&row));
+    assert_eq!(decode_user(row.into()), Ok(user));
+
+    let permissions = vec![
+        Permission { range: KeyRange::Single(key("a")), access: Access::Read },
+        Permission { range: KeyRange::From { start: key("b") }, access: Access::Write },
+    ];
+    let role = Role { permissions };
+    let mut row = Vec::new();
+    encode_role(&role, &mut row);
+    expect!["01 02 00 00 01 61 01 02 01 62"].assert_eq(&hex(&row));
+    assert_eq!(decode_role(row.into()), Ok(role));
 }
 
 #[test]
@@ -247,7 +328,7 @@ fn keys_and_values_share_the_memory_of_the_entry() {
     let put = Put { key: key("some key"), value: key("some value"), ..Put::default() };
     let bytes = encode_entry(1, &[encode_batch(&batch(vec![Command::Txn(Txn::of(Op::Put(put)))]))]);
     let entry = decode_entry(bytes.clone()).expect("what was encoded decodes");
-    let Command::Txn(txn) = &entry.batches[0].commands[0] else { panic!("a transaction") };
+    let Command::Txn(txn) = &entry.batches[0].requests[0].command else { panic!("a transaction") };
     let Op::Put(put) = &txn.success[0] else { panic!("a put") };
     for part in [&put.key, &put.value] {
         assert!(bytes.as_ptr_range().contains(&part.as_ptr()));
@@ -255,8 +336,8 @@ fn keys_and_values_share_the_memory_of_the_entry() {
 }
 
 fn batches() -> impl Strategy<Value = Vec<Batch>> {
-    let batch = (any::<u64>(), any::<u64>(), vec_of(Samples::any().command(), 0..4))
-        .prop_map(|(origin, first_seq, commands)| Batch { origin: MemberId::new(origin), first_seq, commands });
+    let batch = (any::<u64>(), any::<u64>(), vec_of(Samples::any().request(), 0..4))
+        .prop_map(|(origin, first_seq, requests)| Batch { origin: MemberId::new(origin), first_seq, requests });
     vec_of(batch, 0..4)
 }
 
@@ -290,10 +371,10 @@ proptest! {
     fn a_batch_can_be_encoded_step_by_step(batches in batches()) {
         for batch in &batches {
             let mut encoder = BatchEncoder::new(batch.origin, batch.first_seq);
-            for (count, command) in batch.commands.iter().enumerate() {
+            for (count, request) in batch.requests.iter().enumerate() {
                 prop_assert_eq!((encoder.len(), encoder.is_empty()), (count, count == 0));
                 let before = encoder.len_bytes();
-                encoder.push(command);
+                encoder.push(&request.caller, &request.command);
                 prop_assert!(encoder.len_bytes() > before);
             }
             let bytes = encoder.len_bytes();

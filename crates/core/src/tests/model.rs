@@ -125,6 +125,7 @@ impl Model {
             },
             Command::DowngradeCancel if self.versions.target.take().is_none() => Err(Rejection::NoDowngrade),
             Command::DowngradeCancel => Ok(Reply::Versions(self.versions)),
+            Command::Auth(_) => unreachable!("users and roles have a model of their own"),
         }
     }
 

@@ -1,9 +1,12 @@
 //! Random commands, requests and records.
 
+use crate::auth::{Access, AuthCommand, PasswordHash, Permission, TokenId};
 use crate::{
-    Alarm, AlarmKind, Change, ClusterVersion, Command, Compare, CompareResult, CompareTarget, DeleteRange, KeyRange,
-    LeaseId, MemberAttributes, MemberId, Op, Put, RangeRequest, Record, Rev, Revision, SortOrder, SortTarget, Txn,
+    Alarm, AlarmKind, Caller, Change, ClusterVersion, Command, Compare, CompareResult, CompareTarget, DeleteRange,
+    KeyRange, LeaseId, MemberAttributes, MemberId, Op, Put, RangeRequest, Record, Request, Rev, Revision, SortOrder,
+    SortTarget, Txn,
 };
+use alloc::string::String;
 use alloc::vec;
 use bytes::Bytes;
 use proptest::collection::vec as vec_of;
@@ -66,7 +69,51 @@ impl Samples {
         .boxed()
     }
 
-    fn txn(&self, depth: u32) -> BoxedStrategy<Txn> {
+    /// Commands of all kinds, for all kinds of callers.
+    pub(super) fn request(&self) -> BoxedStrategy<Request> {
+        let name = || "[a-z]{0,3}";
+        let caller = prop_oneof![
+            3 => Just(Caller::Anonymous),
+            1 => Just(Caller::System),
+            3 => (name(), any::<u64>())
+                .prop_map(|(name, auth_revision)| Caller::User { name: name.into(), auth_revision }),
+        ];
+        let command = prop_oneof![
+            3 => self.command(),
+            2 => self.auth_command(name().boxed()).prop_map(Command::Auth),
+        ];
+        (caller, command).prop_map(|(caller, command)| Request { caller, command }).boxed()
+    }
+
+    /// A change of users or roles, with names of the given kind.
+    pub(super) fn auth_command(&self, name: BoxedStrategy<String>) -> BoxedStrategy<AuthCommand> {
+        let hash = || "[a-z$]{0,9}".prop_map(|text| PasswordHash::new(&text));
+        let pair = || (name.clone(), name.clone());
+        let access = proptest::sample::select(vec![Access::Read, Access::Write, Access::ReadWrite]);
+        let permission = (self.key_range(), access).prop_map(|(range, access)| Permission { range, access });
+        prop_oneof![
+            Just(AuthCommand::Enable),
+            Just(AuthCommand::Disable),
+            (name.clone(), proptest::option::of(hash()))
+                .prop_map(|(user, password)| AuthCommand::UserAdd { user, password }),
+            name.clone().prop_map(|user| AuthCommand::UserDelete { user }),
+            (name.clone(), hash()).prop_map(|(user, password)| AuthCommand::UserChangePassword { user, password }),
+            pair().prop_map(|(user, role)| AuthCommand::UserGrantRole { user, role }),
+            pair().prop_map(|(user, role)| AuthCommand::UserRevokeRole { user, role }),
+            name.clone().prop_map(|role| AuthCommand::RoleAdd { role }),
+            name.clone().prop_map(|role| AuthCommand::RoleDelete { role }),
+            (name.clone(), permission)
+                .prop_map(|(role, permission)| AuthCommand::RoleGrantPermission { role, permission }),
+            (name.clone(), self.key_range())
+                .prop_map(|(role, range)| AuthCommand::RoleRevokePermission { role, range }),
+            (name.clone(), any::<[u8; 32]>(), 0..9u64).prop_map(|(user, token, credentials_revision)| {
+                AuthCommand::TokenAssign { user, token: TokenId(token), credentials_revision }
+            }),
+        ]
+        .boxed()
+    }
+
+    pub(super) fn txn(&self, depth: u32) -> BoxedStrategy<Txn> {
         let ops = vec_of(self.op(depth), 0..4);
         (vec_of(self.compare(), 0..3), ops.clone(), ops)
             .prop_map(|(compares, success, failure)| Txn { compares, success, failure })
@@ -145,7 +192,7 @@ impl Samples {
         (self.key_range(), result, target).prop_map(|(range, result, target)| Compare { range, result, target }).boxed()
     }
 
-    fn key_range(&self) -> BoxedStrategy<KeyRange> {
+    pub(super) fn key_range(&self) -> BoxedStrategy<KeyRange> {
         let key = &self.key;
         prop_oneof![
             5 => key.clone().prop_map(KeyRange::Single),

@@ -145,6 +145,7 @@ fn show_reply(reply: &Reply) -> String {
         Reply::LeaseRevoke => "revoked".into(),
         Reply::LeaseCheckpoint => "checkpointed".into(),
         Reply::Member => "member".into(),
+        Reply::Auth => "auth".into(),
         Reply::Alarm(alarms) => {
             format!("alarms {}", list(alarms.iter().map(|alarm| format!("{:?} {}", alarm.kind, alarm.member))))
         }

@@ -5,10 +5,12 @@ mod proposer;
 mod read_index;
 mod replay;
 mod state;
+mod tokens;
 mod upkeep;
 mod waiters;
 
 pub(crate) use state::{GroupState, Position};
+pub(crate) use tokens::Tokens;
 pub(crate) use upkeep::{Upkeep, UpkeepOptions};
 
 use crate::Error;
@@ -19,7 +21,8 @@ use crate::raft::{ProposeError, RaftGroup, RaftOptions, Role, entry_body, last_o
 use crate::watch::{History, ProgressJitter, WatchHub, WatchOptions};
 use bytes::Bytes;
 use proposer::{Forwarded, Proposal, Proposer};
-use quorate_core::{Command, GroupId, MemberId, Record, Reply, Rev, Revision};
+use quorate_core::auth::Permission;
+use quorate_core::{AuthCommand, Caller, Command, GroupId, MemberId, Record, Reply, Rev, Revision};
 use quorate_storage::Store;
 use quorate_wal::{GroupLog, Wal};
 use read_index::ReadIndex;
@@ -43,6 +46,9 @@ pub(crate) struct GroupOptions {
     pub write_timeout: Duration,
     pub read_timeout: Duration,
     pub inflight_bytes_max: usize,
+    /// How long a token lives that is not used, and how many there may be.
+    pub token_ttl: Duration,
+    pub tokens_max: usize,
     pub watch: WatchOptions,
     pub watch_jitter: ProgressJitter,
 }
@@ -66,6 +72,8 @@ pub(crate) struct Written {
     pub reply: Reply,
     /// The store's revision after it.
     pub revision: Revision,
+    /// The log index of its entry.
+    pub index: u64,
 }
 
 impl Group {
@@ -84,7 +92,8 @@ impl Group {
         let hub = WatchHub::new(store.revision(), history, options.watch.clone(), options.watch_jitter.clone());
         let applied = last_of(store.applied()).map_or_else(Position::default, |(term, index)| Position { term, index });
         let replay = env.clone();
-        let state = GroupState::new(group, member, env, store.clone(), hub, applied, again_sender.clone());
+        let tokens = Tokens::new(options.token_ttl, options.tokens_max);
+        let state = GroupState::new(group, member, env, store.clone(), hub, tokens, applied, again_sender.clone());
         let log = wal.group(group.get());
         let replay = ReplayDrain::start(replay.as_ref(), state.clone());
         let raft =
@@ -134,12 +143,13 @@ impl Group {
         self.role.clone()
     }
 
-    /// Carries out a command: waits until it is committed and applied here. A rejection by the state machine is an error.
+    /// Carries out a command of the cluster itself, see [`write_as`](Self::write_as).
     pub(crate) async fn write(&self, command: Command) -> Result<Written, Error> {
-        self.write_within(command, self.options.write_timeout).await
+        self.write_as(&Caller::System, command).await
     }
 
-    pub(crate) async fn write_within(&self, command: Command, timeout: Duration) -> Result<Written, Error> {
+    /// Carries out a command: waits until it is committed and applied here. A rejection by the state machine is an error.
+    pub(crate) async fn write_as(&self, caller: &Caller, command: Command) -> Result<Written, Error> {
         if let Some(error) = self.state.failure() {
             return Err(error);
         }
@@ -147,21 +157,28 @@ impl Group {
         let cost = u32::try_from(cost).map_err(|_| Error::Rejected(quorate_core::Rejection::RequestTooLarge))?;
         let Ok(_permit) = self.admission.try_acquire_many(cost) else { return Err(Error::TooManyRequests) };
         let (reply, outcome) = oneshot::channel();
-        if self.proposals.try_send(Proposal { command, reply }).is_err() {
+        let caller = self.caller_in_log(caller);
+        if self.proposals.try_send(Proposal { caller, command, reply }).is_err() {
             return Err(Error::TooManyRequests);
         }
-        let result = match tokio::time::timeout(timeout, outcome).await {
+        let result = match tokio::time::timeout(self.options.write_timeout, outcome).await {
             Ok(Ok(result)) => result,
             Ok(Err(_dropped)) => Err(self.state.failure().unwrap_or(Error::Stopped)),
             Err(_elapsed) => Err(self.timeout_error()),
         };
         match result {
-            Ok(applied) => Ok(Written { reply: applied.reply?, revision: applied.revision }),
+            Ok(applied) => Ok(Written { reply: applied.reply?, revision: applied.revision, index: applied.index }),
             Err(error) => {
                 self.state.figures.proposals_failed.fetch_add(1, Ordering::Relaxed);
                 Err(error)
             }
         }
+    }
+
+    /// While authentication is off nobody has to be named, which keeps entries short, and readable for members of a version
+    /// before there were callers. If it is turned on before the entry is applied, the command is refused, and asked for again.
+    fn caller_in_log(&self, caller: &Caller) -> Caller {
+        if self.state.store.auth().enabled() { caller.clone() } else { Caller::Anonymous }
     }
 
     fn timeout_error(&self) -> Error {
@@ -189,8 +206,9 @@ impl Group {
     pub(crate) async fn propose_as_leader(&self, term: u64, commands: &[Command]) -> bool {
         let first_seq = self.state.waiters.reserve(commands.len());
         let mut encoder = quorate_core::codec::BatchEncoder::new(self.state.member, first_seq);
+        let caller = self.caller_in_log(&Caller::System);
         for command in commands {
-            encoder.push(command);
+            encoder.push(&caller, command);
         }
         let entry = quorate_core::codec::encode_entry(self.state.env.wall_clock_ms(), &[encoder.finish()]);
         let (done, result) = oneshot::channel();
@@ -255,6 +273,7 @@ fn command_bytes(command: &Command) -> usize {
         Command::MemberPublish { attributes, .. } => {
             attributes.name.len() + attributes.client_urls.iter().map(String::len).sum::<usize>()
         }
+        Command::Auth(command) => auth_bytes(command),
         Command::Compact { .. }
         | Command::LeaseGrant { .. }
         | Command::LeaseRevoke { .. }
@@ -264,6 +283,24 @@ fn command_bytes(command: &Command) -> usize {
         | Command::ClusterVersionSet(_)
         | Command::DowngradeEnable(_)
         | Command::DowngradeCancel => 0,
+    }
+}
+
+fn auth_bytes(command: &AuthCommand) -> usize {
+    match command {
+        AuthCommand::Enable | AuthCommand::Disable => 0,
+        AuthCommand::UserAdd { user, .. }
+        | AuthCommand::UserDelete { user }
+        | AuthCommand::UserChangePassword { user, .. }
+        | AuthCommand::TokenAssign { user, .. } => user.len(),
+        AuthCommand::UserGrantRole { user, role } | AuthCommand::UserRevokeRole { user, role } => {
+            user.len() + role.len()
+        }
+        AuthCommand::RoleAdd { role } | AuthCommand::RoleDelete { role } => role.len(),
+        AuthCommand::RoleGrantPermission { role, permission: Permission { range, .. } }
+        | AuthCommand::RoleRevokePermission { role, range } => {
+            role.len() + range.start().len() + range.wire_end().len()
+        }
     }
 }
 

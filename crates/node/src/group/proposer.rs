@@ -7,8 +7,8 @@ use crate::peer::{PeerError, Peers};
 use crate::raft::{ProposeError, RaftGroup, Role, entry_body};
 use bytes::Bytes;
 use pb::request::Kind as Ask;
-use quorate_core::Command;
 use quorate_core::codec::BatchEncoder;
+use quorate_core::{Caller, Command};
 use quorate_proto::peer_v1 as pb;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -33,6 +33,7 @@ const RESEND_PAUSE: Duration = Duration::from_millis(20);
 
 /// A command of this member's clients.
 pub(super) struct Proposal {
+    pub caller: Caller,
     pub command: Command,
     pub reply: oneshot::Sender<Outcome>,
 }
@@ -130,7 +131,7 @@ impl Proposer {
         let mut encoder = BatchEncoder::new(self.state.member, first_seq);
         let mut waiters = Vec::with_capacity(taken.len());
         while let Some(proposal) = taken.pop_front() {
-            encoder.push(&proposal.command);
+            encoder.push(&proposal.caller, &proposal.command);
             waiters.push(proposal.reply);
             if encoder.len_bytes() >= bytes_max {
                 break;

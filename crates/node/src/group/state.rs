@@ -1,6 +1,7 @@
 //! What a group shares between its tasks: store, waiters, watch hub, lease clock, how far it has applied. Implements the
 //! apply hooks: this is where log order becomes answers and events.
 
+use super::tokens::Tokens;
 use super::waiters::{Ready, Waiters};
 use crate::Error;
 use crate::env::Env;
@@ -34,6 +35,7 @@ pub(crate) struct GroupState {
     pub(crate) env: Arc<dyn Env>,
     pub(crate) store: Arc<Store>,
     pub(crate) hub: WatchHub,
+    pub(crate) tokens: Tokens,
     pub(super) waiters: Waiters,
     pub(super) leases: Mutex<LeaseClock>,
     /// The lease clock has something new to wait for.
@@ -99,6 +101,7 @@ impl GroupState {
         env: Arc<dyn Env>,
         store: Arc<Store>,
         hub: WatchHub,
+        tokens: Tokens,
         applied: Position,
         again: mpsc::UnboundedSender<Ready>,
     ) -> Arc<Self> {
@@ -109,6 +112,7 @@ impl GroupState {
             env,
             store,
             hub,
+            tokens,
             leases: Mutex::new(LeaseClock::new(LEASE_RETRY)),
             lease_news: Notify::new(),
             applied: watch::Sender::new(applied),
@@ -229,11 +233,42 @@ impl GroupState {
                 | SystemChange::MemberRemove(_)
                 | SystemChange::AlarmSet(_)
                 | SystemChange::AlarmRemove(_)
-                | SystemChange::VersionsSet(_) => {}
+                | SystemChange::VersionsSet(_)
+                | SystemChange::AuthSet { .. }
+                | SystemChange::UserSet(..)
+                | SystemChange::UserRemove(_)
+                | SystemChange::RoleSet(..)
+                | SystemChange::RoleRemove(_)
+                | SystemChange::TokenAssign { .. } => {}
             }
         }
         drop(clock);
         self.lease_news.notify_one();
+    }
+
+    /// Takes new tokens in; ends all of them when authentication is turned off. (Those of a user whose password has changed
+    /// end when they are looked at.)
+    fn apply_tokens(&self, system: &[SystemChange]) {
+        for change in system {
+            match change {
+                SystemChange::TokenAssign { user, token, credentials_revision } => {
+                    self.tokens.assign(self.now(), *token, user, *credentials_revision);
+                }
+                SystemChange::AuthSet { enabled: false, .. } => self.tokens.clear(),
+                SystemChange::AuthSet { enabled: true, .. }
+                | SystemChange::UserSet(..)
+                | SystemChange::UserRemove(_)
+                | SystemChange::RoleSet(..)
+                | SystemChange::RoleRemove(_)
+                | SystemChange::LeaseSet(_)
+                | SystemChange::LeaseRemove(_)
+                | SystemChange::MemberSet(..)
+                | SystemChange::MemberRemove(_)
+                | SystemChange::AlarmSet(_)
+                | SystemChange::AlarmRemove(_)
+                | SystemChange::VersionsSet(_) => {}
+            }
+        }
     }
 
     fn count(&self, records: &[Record]) {
@@ -253,6 +288,7 @@ impl ApplyHooks for GroupState {
         log_id: (u64, u64),
     ) {
         self.apply_leases(system);
+        self.apply_tokens(system);
         self.note_applied(Position { term: log_id.0, index: log_id.1 });
         if !records.is_empty() {
             self.count(records);
@@ -278,6 +314,8 @@ impl ApplyHooks for GroupState {
     fn on_snapshot(&self, _membership: &StoredMembership, log_id: (u64, u64)) {
         // Watchers read what they missed from the new state; what was compacted in it, they are told.
         self.hub.advance(self.store.revision());
+        // Whatever happened to them in between is not known: their clients log in again.
+        self.tokens.clear();
         self.note_applied(Position { term: log_id.0, index: log_id.1 });
         self.membership_news.send_replace(log_id.1);
         self.waiters.fail_sent(&Error::TimeoutLeaderFailure);

@@ -7,7 +7,7 @@ use futures::{Stream, TryStreamExt};
 use openraft::entry::EntryPayload;
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{OptionalSend, Snapshot};
-use quorate_core::{Delta, Effects, MemberId, Record, Rejection, Reply, Revision, SystemChange, View};
+use quorate_core::{Delta, Effects, MemberId, Record, Rejection, Reply, Request, Revision, SystemChange, View};
 use quorate_storage::{Applied, Installer, SnapshotMeta as StoredSnapshotMeta, StorageError, Store};
 use std::io;
 use std::sync::Arc;
@@ -21,6 +21,8 @@ pub(crate) struct AppliedCommand {
     pub reply: Result<Reply, Rejection>,
     /// The store's revision after it.
     pub revision: Revision,
+    /// The log index of its entry.
+    pub index: u64,
 }
 
 /// What the group does when entries were applied. Called by the one apply task, in log order.
@@ -129,13 +131,14 @@ impl<H: ApplyHooks> StateMachine<H> {
         let mut batches = Vec::with_capacity(entry.batches.len());
         let mut writer = self.store.writer();
         for batch in entry.batches {
-            let mut commands = Vec::with_capacity(batch.commands.len());
-            for command in &batch.commands {
-                let Effects { reply, delta } = quorate_core::apply(&writer, command).map_err(|e| self.fail(e))?;
+            let mut commands = Vec::with_capacity(batch.requests.len());
+            for Request { caller, command } in &batch.requests {
+                let Effects { reply, delta } =
+                    quorate_core::apply(&writer, caller, command).map_err(|e| self.fail(e))?;
                 records.extend(delta.records.iter().cloned());
                 system.extend(delta.system.iter().cloned());
                 writer.commit(delta, applied);
-                commands.push(AppliedCommand { reply, revision: writer.revision() });
+                commands.push(AppliedCommand { reply, revision: writer.revision(), index: log_id.1 });
             }
             batches.push(AppliedBatch { origin: batch.origin, first_seq: batch.first_seq, commands });
         }

@@ -3,8 +3,8 @@
 
 use bytes::Bytes;
 use quorate_core::{
-    Alarm, AlarmKind, Change, ClusterVersions, Delta, KeyRange, Lease, LeaseId, MemberAttributes, MemberId, Record,
-    Rejection, Rev, Revision, SystemChange, View,
+    Alarm, AlarmKind, AuthState, Change, ClusterVersions, Delta, KeyRange, Lease, LeaseId, MemberAttributes, MemberId,
+    Record, Rejection, Rev, Revision, SystemChange, View,
 };
 use quorate_storage::{Applied, ReadView, Store};
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,6 +30,7 @@ pub struct Model {
     pub forgotten: BTreeSet<u64>,
     pub alarms: BTreeSet<Alarm>,
     pub versions: ClusterVersions,
+    pub auth: AuthState,
     pub membership: Bytes,
 }
 
@@ -99,6 +100,12 @@ impl Model {
                 SystemChange::AlarmSet(alarm) => drop(self.alarms.insert(*alarm)),
                 SystemChange::AlarmRemove(alarm) => drop(self.alarms.remove(alarm)),
                 SystemChange::VersionsSet(versions) => self.versions = *versions,
+                SystemChange::AuthSet { .. }
+                | SystemChange::UserSet(..)
+                | SystemChange::UserRemove(_)
+                | SystemChange::RoleSet(..)
+                | SystemChange::RoleRemove(_)
+                | SystemChange::TokenAssign { .. } => self.auth.follow(change),
             }
         }
     }
@@ -229,6 +236,7 @@ impl Model {
         }
         assert_eq!(store.alarms(), self.alarms.iter().copied().collect::<Vec<_>>());
         assert_eq!(store.versions(), self.versions);
+        assert_eq!(*store.auth(), self.auth);
         let live = self.live(self.revision());
         assert_eq!(store.metrics().keys, live.len() as u64);
         let view = store.view();
