@@ -80,6 +80,8 @@ pub struct Config {
     pub write_timeout: Duration,
     /// How long a linearizable read may wait for a leader.
     pub read_timeout: Duration,
+    /// A log entry that takes longer to apply is logged.
+    pub slow_apply: Duration,
     /// How often a watch that asked for it hears of progress when nothing happens.
     pub watch_progress_interval: Duration,
     /// Most events that wait for one slow watcher in memory; beyond it, it re-reads history.
@@ -129,6 +131,7 @@ impl Default for Config {
             inflight_bytes_max: 64 << 20,
             write_timeout: Duration::from_secs(5),
             read_timeout: Duration::from_secs(5),
+            slow_apply: Duration::from_millis(100),
             watch_progress_interval: Duration::from_secs(600),
             watch_queue_events_max: 1024,
             compaction_batch: 1000,

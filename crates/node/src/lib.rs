@@ -22,6 +22,7 @@ mod peer;
 mod raft;
 mod service;
 mod snapshot;
+pub mod stages;
 mod start;
 pub mod urls;
 pub mod watch;

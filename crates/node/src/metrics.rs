@@ -85,6 +85,12 @@ fn raft(running: &Running) -> Vec<Figure> {
         ("quorate_wal_queued_bytes", "gauge", "Bytes of appends that wait for the disk.", wal.queued_bytes as f64),
         ("quorate_wal_short_of_space", "gauge", "Whether the disk of the log is full.", flag(wal.short_of_space)),
         (
+            "etcd_server_slow_apply_total",
+            "counter",
+            "The total number of slow apply requests (likely overloaded from slow disk).",
+            figures.slow_applies.load(Relaxed) as f64,
+        ),
+        (
             "quorate_tail_full_waits_total",
             "counter",
             "How often apply waited for the engine.",

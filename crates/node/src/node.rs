@@ -5,6 +5,7 @@ use crate::error::storage_error;
 use crate::group::{Group, Written};
 use crate::peer::PeerError;
 use crate::snapshot::SnapshotReader;
+use crate::stages::{self, Stage};
 use crate::start::{self, Running};
 use crate::watch::{WatchControl, WatchStream};
 use crate::{Config, Error, error_code, membership};
@@ -21,6 +22,7 @@ use quorate_proto::peer_v1 as pb;
 use quorate_storage::{HashKv, ReadView};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// Bytes and keys of a range that are read before other requests get their turn.
 const RANGE_CHUNK_BYTES: usize = 1 << 20;
@@ -244,8 +246,10 @@ impl Node {
         let view = self.running.group.state.store.view();
         view.auth().check_read(&self.caller, &request.range)?;
         let header = self.header_at(view.revision());
-        let body = read_range(&view, &request).await?;
-        Ok(Answer { header, body })
+        let began = Instant::now();
+        let body = read_range(&view, &request).await;
+        stages::note(Stage::Engine, began.elapsed());
+        Ok(Answer { header, body: body? })
     }
 
     /// Opens a range for reading in chunks, all from one revision. For ranges that do not fit in memory.
@@ -299,7 +303,10 @@ impl Node {
         }
         self.check_running()?;
         let view = self.running.group.state.store.view();
-        let effects = quorate_core::apply(&view, &self.caller, &Command::Txn(txn)).map_err(storage_error)?;
+        let began = Instant::now();
+        let effects = quorate_core::apply(&view, &self.caller, &Command::Txn(txn)).map_err(storage_error);
+        stages::note(Stage::Engine, began.elapsed());
+        let effects = effects?;
         match effects.reply? {
             Reply::Txn(body) => Ok(Answer { header: self.header_at(view.revision()), body }),
             other => Err(wrong_reply(&other)),

@@ -224,6 +224,7 @@ fn group_options(config: &Config, env: &Arc<dyn Env>) -> GroupOptions {
         // As etcd: on top of the time that it takes to notice a dead leader and to elect another.
         write_timeout: config.write_timeout + config.election_timeout * 2,
         read_timeout: config.read_timeout + config.election_timeout * 2,
+        slow_apply: config.slow_apply,
         inflight_bytes_max: config.inflight_bytes_max,
         token_ttl: config.auth_token_ttl,
         tokens_max: config.auth_tokens_max,

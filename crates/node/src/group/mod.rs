@@ -18,6 +18,7 @@ use crate::env::Env;
 use crate::error::storage_error;
 use crate::peer::Peers;
 use crate::raft::{ProposeError, RaftGroup, RaftOptions, Role, entry_body, last_of};
+use crate::stages::{self, Stage};
 use crate::watch::{History, ProgressJitter, WatchHub, WatchOptions};
 use bytes::Bytes;
 use proposer::{Forwarded, Proposal, Proposer};
@@ -32,6 +33,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::time::Instant;
+use waiters::Resolved;
 
 /// Fixed cost of a command in the admission count, on top of its keys and values.
 const COMMAND_BYTES: usize = 256;
@@ -49,6 +52,7 @@ pub(crate) struct GroupOptions {
     /// How long a token lives that is not used, and how many there may be.
     pub token_ttl: Duration,
     pub tokens_max: usize,
+    pub slow_apply: Duration,
     pub watch: WatchOptions,
     pub watch_jitter: ProgressJitter,
 }
@@ -93,7 +97,9 @@ impl Group {
         let applied = last_of(store.applied()).map_or_else(Position::default, |(term, index)| Position { term, index });
         let replay = env.clone();
         let tokens = Tokens::new(options.token_ttl, options.tokens_max);
-        let state = GroupState::new(group, member, env, store.clone(), hub, tokens, applied, again_sender.clone());
+        let slow_apply = options.slow_apply;
+        let state =
+            GroupState::new(group, member, env, store.clone(), hub, tokens, applied, again_sender.clone(), slow_apply);
         let log = wal.group(group.get());
         let replay = ReplayDrain::start(replay.as_ref(), state.clone());
         let raft =
@@ -156,6 +162,7 @@ impl Group {
         let cost = COMMAND_BYTES + command_bytes(&command);
         let cost = u32::try_from(cost).map_err(|_| Error::Rejected(quorate_core::Rejection::RequestTooLarge))?;
         let Ok(_permit) = self.admission.try_acquire_many(cost) else { return Err(Error::TooManyRequests) };
+        let began = Instant::now();
         let (reply, outcome) = oneshot::channel();
         let caller = self.caller_in_log(caller);
         if self.proposals.try_send(Proposal { caller, command, reply }).is_err() {
@@ -167,7 +174,11 @@ impl Group {
             Err(_elapsed) => Err(self.timeout_error()),
         };
         match result {
-            Ok(applied) => Ok(Written { reply: applied.reply?, revision: applied.revision, index: applied.index }),
+            Ok(Resolved { command, sent, stages }) => {
+                stages::note(Stage::Queue, sent.saturating_duration_since(began));
+                stages::note_all(&stages);
+                Ok(Written { reply: command.reply?, revision: command.revision, index: command.index })
+            }
             Err(error) => {
                 self.state.figures.proposals_failed.fetch_add(1, Ordering::Relaxed);
                 Err(error)
@@ -187,11 +198,13 @@ impl Group {
 
     /// Waits until a read here is linearizable: everything that was acknowledged anywhere before is visible here after.
     pub(crate) async fn linearize(&self) -> Result<(), Error> {
+        let began = Instant::now();
         let index = self.reads.request().await?;
-        match tokio::time::timeout(self.options.read_timeout, self.state.wait_applied(index)).await {
-            Ok(result) => result,
-            Err(_elapsed) => Err(Error::TimeoutWaitAppliedIndex),
-        }
+        let confirmed = Instant::now();
+        stages::note(Stage::ReadIndex, confirmed - began);
+        let applied = tokio::time::timeout(self.options.read_timeout, self.state.wait_applied(index)).await;
+        stages::note(Stage::Apply, confirmed.elapsed());
+        applied.unwrap_or(Err(Error::TimeoutWaitAppliedIndex))
     }
 
     /// Takes a batch of another member, if this one leads in `term`.

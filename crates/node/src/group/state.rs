@@ -6,7 +6,7 @@ use super::waiters::{Ready, Waiters};
 use crate::Error;
 use crate::env::Env;
 use crate::lease_clock::LeaseClock;
-use crate::raft::{AppliedBatch, ApplyHooks, StoredMembership};
+use crate::raft::{AppliedBatch, ApplyHooks, ApplyTimes, StoredMembership};
 use crate::watch::WatchHub;
 use parking_lot::Mutex;
 use quorate_core::{GroupId, MemberId, Record, Revision, SystemChange};
@@ -56,6 +56,8 @@ pub(crate) struct GroupState {
     /// Why the group cannot go on; set once.
     failure: watch::Sender<Option<Error>>,
     start: Instant,
+    /// Entries that take longer to apply are logged.
+    slow_apply: Duration,
     pub(crate) figures: Figures,
 }
 
@@ -91,6 +93,7 @@ pub(crate) struct Figures {
     pub(crate) puts: AtomicU64,
     pub(crate) deletes: AtomicU64,
     pub(crate) tail_full_waits: AtomicU64,
+    pub(crate) slow_applies: AtomicU64,
 }
 
 impl GroupState {
@@ -104,6 +107,7 @@ impl GroupState {
         tokens: Tokens,
         applied: Position,
         again: mpsc::UnboundedSender<Ready>,
+        slow_apply: Duration,
     ) -> Arc<Self> {
         Arc::new(Self {
             group,
@@ -124,6 +128,7 @@ impl GroupState {
             log_holds: Arc::default(),
             failure: watch::Sender::new(None),
             start: Instant::now(),
+            slow_apply,
             figures: Figures::default(),
         })
     }
@@ -198,6 +203,20 @@ impl GroupState {
     fn note_applied(&self, position: Position) {
         self.applied_index.store(position.index, Ordering::Release);
         self.applied.send_replace(position);
+    }
+
+    fn warn_if_slow(&self, log_id: (u64, u64), batches: &[AppliedBatch], took: Duration) {
+        if took > self.slow_apply {
+            self.figures.slow_applies.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(
+                term = log_id.0,
+                index = log_id.1,
+                commands = batches.iter().map(|batch| batch.commands.len()).sum::<usize>(),
+                took_ms = took.as_secs_f64() * 1e3,
+                expected_ms = self.slow_apply.as_secs_f64() * 1e3,
+                "applying a log entry took too long"
+            );
+        }
     }
 
     fn settle_term(&self, term: u64) {
@@ -286,6 +305,7 @@ impl ApplyHooks for GroupState {
         system: &[SystemChange],
         batches: Vec<AppliedBatch>,
         log_id: (u64, u64),
+        times: ApplyTimes,
     ) {
         self.apply_leases(system);
         self.apply_tokens(system);
@@ -295,9 +315,10 @@ impl ApplyHooks for GroupState {
             // Publish after commit: whoever reads on an event must find it.
             self.hub.publish(revision, records);
         }
+        self.warn_if_slow(log_id, &batches, times.had_room.elapsed());
         for batch in batches {
             if batch.origin == self.member {
-                self.waiters.resolve(batch.first_seq, batch.commands);
+                self.waiters.resolve(batch.first_seq, batch.commands, times);
             }
         }
         self.settle_term(log_id.0);

@@ -2,7 +2,8 @@
 //! whoever applies it here finds the waiters.
 
 use crate::Error;
-use crate::raft::AppliedCommand;
+use crate::raft::{AppliedCommand, ApplyTimes};
+use crate::stages::{Stage, Stages};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -10,7 +11,17 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 /// What became of a command.
-pub(super) type Outcome = Result<AppliedCommand, Error>;
+pub(super) type Outcome = Result<Resolved, Error>;
+
+/// A command that was applied.
+pub(super) struct Resolved {
+    /// What it did.
+    pub command: AppliedCommand,
+    /// When it was sent, the last time if several.
+    pub sent: Instant,
+    /// Where the time since then went.
+    pub stages: Stages,
+}
 
 /// Batches of this member that are under way.
 pub(super) struct Waiters {
@@ -29,6 +40,8 @@ struct Batch {
     waiters: Vec<oneshot::Sender<Outcome>>,
     /// The term for which the batch was last sent; `None`: it was not sent yet.
     sent_in: Option<u64>,
+    /// When it was last sent; before that, when it was made.
+    sent: Instant,
     give_up: Instant,
 }
 
@@ -70,7 +83,7 @@ impl Waiters {
 
     /// Registers a batch before it is sent.
     pub(super) fn register(&self, ready: &Ready, waiters: Vec<oneshot::Sender<Outcome>>, give_up: Instant) {
-        let batch = Batch { body: ready.body.clone(), waiters, sent_in: None, give_up };
+        let batch = Batch { body: ready.body.clone(), waiters, sent_in: None, sent: Instant::now(), give_up };
         self.inner.lock().batches.insert(ready.first_seq, batch);
     }
 
@@ -81,6 +94,7 @@ impl Waiters {
         match inner.batches.get_mut(&first_seq) {
             Some(batch) if term >= applied_term => {
                 batch.sent_in = Some(term);
+                batch.sent = Instant::now();
                 Mark::Send
             }
             Some(_) => Mark::Later,
@@ -99,11 +113,12 @@ impl Waiters {
     }
 
     /// The batch was applied.
-    pub(super) fn resolve(&self, first_seq: u64, commands: Vec<AppliedCommand>) {
+    pub(super) fn resolve(&self, first_seq: u64, commands: Vec<AppliedCommand>, times: ApplyTimes) {
         let Some(batch) = self.inner.lock().batches.remove(&first_seq) else { return };
+        let (sent, stages) = (batch.sent, stages(batch.sent, times));
         for (waiter, command) in batch.waiters.into_iter().zip(commands) {
             // Whoever asked may have given up.
-            let _ = waiter.send(Ok(command));
+            let _ = waiter.send(Ok(Resolved { command, sent, stages }));
         }
     }
 
@@ -158,6 +173,23 @@ impl Waiters {
     pub(super) fn pending(&self) -> usize {
         self.inner.lock().batches.values().map(|b| b.waiters.len()).sum()
     }
+}
+
+/// Where the time between sending a batch and now, when it is applied, went.
+fn stages(sent: Instant, times: ApplyTimes) -> Stages {
+    let mut stages = Stages::default();
+    let replicated_from = match times.durable {
+        Some(durable) if durable >= sent && durable <= times.began => {
+            stages.add(Stage::Wal, durable - sent);
+            durable
+        }
+        // A quorum of others was faster than this member's disk, or nobody knows any more.
+        Some(_) | None => sent,
+    };
+    stages.add(Stage::Replicate, times.began.saturating_duration_since(replicated_from));
+    stages.add(Stage::Engine, times.had_room.saturating_duration_since(times.began));
+    stages.add(Stage::Apply, times.had_room.elapsed());
+    stages
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! [`RaftGroup`]: one Raft group, in words that the rest of the crate knows.
 
 use super::codec;
+use super::durable::DurableMarks;
 use super::log_store::LogStore;
 use super::network::NetworkFactory;
 use super::state_machine::{ApplyHooks, SnapshotHandle, StateMachine};
@@ -89,8 +90,9 @@ impl<H: ApplyHooks> RaftGroup<H> {
     ) -> Result<Self, String> {
         let config = Arc::new(raft_config(options).validate().map_err(|e| e.to_string())?);
         let network = NetworkFactory::new(peers, group, options.election);
-        let state_machine = StateMachine::new(store, hooks);
-        let raft = Raft::new(id, config, network, LogStore::new(log), state_machine)
+        let durable = DurableMarks::default();
+        let state_machine = StateMachine::new(store, hooks, durable.clone());
+        let raft = Raft::new(id, config, network, LogStore::new(log, durable), state_machine)
             .await
             .map_err(|e| format!("cannot start Raft for group {group}: {e}"))?;
         let role = watch_role(&raft);

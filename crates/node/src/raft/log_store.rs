@@ -4,6 +4,7 @@
 //! else is queued in order.
 
 use super::codec;
+use super::durable::DurableMarks;
 use super::types::{Entry, LogId, Types, Vote};
 use openraft::OptionalSend;
 use openraft::entry::RaftEntry;
@@ -21,11 +22,12 @@ const READ_BYTES_MAX: u64 = 2 << 20;
 #[derive(Clone)]
 pub(super) struct LogStore {
     log: GroupLog,
+    durable: DurableMarks,
 }
 
 impl LogStore {
-    pub(super) fn new(log: GroupLog) -> Self {
-        Self { log }
+    pub(super) fn new(log: GroupLog, durable: DurableMarks) -> Self {
+        Self { log, durable }
     }
 
     fn read(&self, from: u64, to: u64, bytes_max: u64) -> io::Result<Vec<Entry>> {
@@ -104,14 +106,20 @@ impl RaftLogStorage<Types> for LogStore {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let entries = entries
+        let entries: Vec<LogEntry> = entries
             .into_iter()
             .map(|entry| {
                 let id = entry.log_id();
                 LogEntry { term: id.committed_leader_id().term, index: id.index(), body: codec::entry_to_body(&entry) }
             })
             .collect();
-        let completion = Completion::new(move |result| callback.io_completed(result.map_err(io::Error::other)));
+        let (last, durable) = (entries.last().map(|entry| entry.index), self.durable.clone());
+        let completion = Completion::new(move |result| {
+            if let (Ok(()), Some(last)) = (&result, last) {
+                durable.mark(last);
+            }
+            callback.io_completed(result.map_err(io::Error::other));
+        });
         self.log.append(entries, completion).await.map_err(io::Error::other)
     }
 

@@ -2,6 +2,7 @@
 //! openraft type; the rest of the crate sees [`RaftGroup`].
 
 mod codec;
+mod durable;
 mod handle;
 mod log_store;
 mod network;
@@ -13,5 +14,5 @@ mod types;
 
 pub(crate) use codec::{RaftMember, last_of, members_of};
 pub(crate) use handle::{ProposeError, RaftGroup, RaftOptions, Role, entry_body};
-pub(crate) use state_machine::{AppliedBatch, AppliedCommand, ApplyHooks};
+pub(crate) use state_machine::{AppliedBatch, AppliedCommand, ApplyHooks, ApplyTimes};
 pub(crate) use types::{MemberNode, StoredMembership};

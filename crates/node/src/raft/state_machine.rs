@@ -2,6 +2,7 @@
 //! or a watcher sees comes out of here, in log order.
 
 use super::codec;
+use super::durable::DurableMarks;
 use super::types::{CommittedLeaderId, Entry, LogId, SnapshotMeta, StoredMembership, Types};
 use futures::{Stream, TryStreamExt};
 use openraft::entry::EntryPayload;
@@ -11,6 +12,7 @@ use quorate_core::{Delta, Effects, MemberId, Record, Rejection, Reply, Request, 
 use quorate_storage::{Applied, Installer, SnapshotMeta as StoredSnapshotMeta, StorageError, Store};
 use std::io;
 use std::sync::Arc;
+use tokio::time::Instant;
 
 /// Bytes of records that are copied at a time between two stores of one process.
 const COPY_BYTES: usize = 1 << 20;
@@ -36,6 +38,7 @@ pub(crate) trait ApplyHooks: Send + Sync + 'static {
         system: &[SystemChange],
         batches: Vec<AppliedBatch>,
         log_id: (u64, u64),
+        times: ApplyTimes,
     );
 
     /// A membership was applied and is visible.
@@ -54,6 +57,17 @@ pub(crate) trait ApplyHooks: Send + Sync + 'static {
     fn fatal(&self, reason: &str);
 }
 
+/// When an entry passed the stages of apply.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ApplyTimes {
+    /// It was on this member's disk; `None` if that is not known any more.
+    pub durable: Option<Instant>,
+    /// It was committed, and its turn came.
+    pub began: Instant,
+    /// The engine had room for what it writes.
+    pub had_room: Instant,
+}
+
 /// The replies to one batch of one proposer.
 pub(crate) struct AppliedBatch {
     /// Who proposed it.
@@ -68,11 +82,12 @@ pub(crate) struct AppliedBatch {
 pub(crate) struct StateMachine<H> {
     store: Arc<Store>,
     hooks: Arc<H>,
+    durable: DurableMarks,
 }
 
 impl<H> Clone for StateMachine<H> {
     fn clone(&self) -> Self {
-        Self { store: self.store.clone(), hooks: self.hooks.clone() }
+        Self { store: self.store.clone(), hooks: self.hooks.clone(), durable: self.durable.clone() }
     }
 }
 
@@ -86,8 +101,8 @@ pub(crate) enum SnapshotHandle {
 }
 
 impl<H: ApplyHooks> StateMachine<H> {
-    pub(crate) fn new(store: Arc<Store>, hooks: Arc<H>) -> Self {
-        Self { store, hooks }
+    pub(super) fn new(store: Arc<Store>, hooks: Arc<H>, durable: DurableMarks) -> Self {
+        Self { store, hooks, durable }
     }
 
     fn fail(&self, error: impl std::fmt::Display) -> io::Error {
@@ -97,9 +112,10 @@ impl<H: ApplyHooks> StateMachine<H> {
     }
 
     /// Applies one entry and makes it visible.
-    fn apply_entry(&self, entry: &Entry) -> io::Result<()> {
+    fn apply_entry(&self, entry: &Entry, began: Instant) -> io::Result<()> {
         let log_id = (entry.log_id.committed_leader_id().term, entry.log_id.index());
         let applied = codec::applied_of(log_id.0, log_id.1);
+        let times = ApplyTimes { durable: self.durable.take(log_id.1), began, had_room: Instant::now() };
         match &entry.payload {
             EntryPayload::Blank => {
                 let mut writer = self.store.writer();
@@ -107,10 +123,10 @@ impl<H: ApplyHooks> StateMachine<H> {
                 writer.publish();
                 let revision = writer.revision();
                 drop(writer);
-                self.hooks.on_applied(revision, &[], &[], Vec::new(), log_id);
+                self.hooks.on_applied(revision, &[], &[], Vec::new(), log_id, times);
                 Ok(())
             }
-            EntryPayload::Normal(data) => self.apply_commands(&data.0.slice(1..), applied, log_id),
+            EntryPayload::Normal(data) => self.apply_commands(&data.0.slice(1..), applied, log_id, times),
             EntryPayload::Membership(membership) => {
                 let stored = StoredMembership::new(Some(entry.log_id), membership.clone());
                 let mut writer = self.store.writer();
@@ -123,7 +139,13 @@ impl<H: ApplyHooks> StateMachine<H> {
         }
     }
 
-    fn apply_commands(&self, body: &bytes::Bytes, applied: Applied, log_id: (u64, u64)) -> io::Result<()> {
+    fn apply_commands(
+        &self,
+        body: &bytes::Bytes,
+        applied: Applied,
+        log_id: (u64, u64),
+        times: ApplyTimes,
+    ) -> io::Result<()> {
         let entry = quorate_core::codec::decode_entry(body.clone())
             .map_err(|e| self.fail(format!("log entry {} cannot be decoded: {e}", log_id.1)))?;
         let mut records: Vec<Record> = Vec::new();
@@ -145,7 +167,7 @@ impl<H: ApplyHooks> StateMachine<H> {
         writer.publish();
         let revision = writer.revision();
         drop(writer);
-        self.hooks.on_applied(revision, &records, &system, batches, log_id);
+        self.hooks.on_applied(revision, &records, &system, batches, log_id, times);
         Ok(())
     }
 
@@ -200,8 +222,9 @@ impl<H: ApplyHooks> RaftStateMachine<Types> for StateMachine<H> {
         Strm: Stream<Item = Result<EntryResponder<Types>, io::Error>> + Unpin + OptionalSend,
     {
         while let Some((entry, responder)) = entries.try_next().await? {
+            let began = Instant::now();
             self.hooks.wait_for_room().await;
-            self.apply_entry(&entry)?;
+            self.apply_entry(&entry, began)?;
             if let Some(responder) = responder {
                 responder.send(());
             }

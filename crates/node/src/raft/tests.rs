@@ -1,7 +1,8 @@
 //! openraft's own suite for log storage and state machine, over our log and store.
 
+use super::durable::DurableMarks;
 use super::log_store::LogStore;
-use super::state_machine::{AppliedBatch, ApplyHooks, StateMachine};
+use super::state_machine::{AppliedBatch, ApplyHooks, ApplyTimes, StateMachine};
 use super::types::{StoredMembership, Types};
 use openraft::StorageError;
 use openraft::testing::log::{StoreBuilder, Suite};
@@ -15,7 +16,16 @@ use std::sync::Arc;
 struct Deaf;
 
 impl ApplyHooks for Deaf {
-    fn on_applied(&self, _: Revision, _: &[Record], _: &[SystemChange], _: Vec<AppliedBatch>, _: (u64, u64)) {}
+    fn on_applied(
+        &self,
+        _: Revision,
+        _: &[Record],
+        _: &[SystemChange],
+        _: Vec<AppliedBatch>,
+        _: (u64, u64),
+        _: ApplyTimes,
+    ) {
+    }
 
     fn on_membership(&self, _: &StoredMembership, _: (u64, u64)) {}
 
@@ -44,7 +54,11 @@ impl StoreBuilder<Types, LogStore, StateMachine<Deaf>, tempfile::TempDir> for Bu
         tokio::spawn(preparer.run());
         let engine = Arc::new(MemoryEngine::default());
         let store = Store::open(engine, GroupId::DEFAULT, StoreConfig::default()).expect("an empty store");
-        Ok((dir, LogStore::new(wal.group(0)), StateMachine::new(Arc::new(store), Arc::new(Deaf))))
+        Ok((
+            dir,
+            LogStore::new(wal.group(0), DurableMarks::default()),
+            StateMachine::new(Arc::new(store), Arc::new(Deaf), DurableMarks::default()),
+        ))
     }
 }
 

@@ -290,6 +290,7 @@ fn read_node(settings: &Settings) -> Result<Config, StartError> {
         txn_ops_max: settings.integer("max-txn-ops")?,
         request_bytes_max: settings.bytes("max-request-bytes")?,
         inflight_bytes_max: settings.bytes("max-proposal-bytes")?,
+        slow_apply: settings.duration("warning-apply-duration")?,
         watch_progress_interval: read_progress_interval(settings)?,
         watch_queue_events_max: at_least_one(settings, "watch-queue-events")?,
         compaction_batch: at_least_one(settings, "compaction-batch-limit")?,

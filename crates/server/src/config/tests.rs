@@ -27,7 +27,7 @@ fn without_flags_the_node_has_etcds_defaults() {
     same!(initial_cluster_state initial_cluster_token heartbeat_interval election_timeout pre_vote learners_max engine);
     same!(strict_reconfig_check engine_cache_bytes record_cache_bytes tail_bytes_max wal_segment_bytes wal_keep_bytes);
     same!(quota_bytes txn_ops_max request_bytes_max inflight_bytes_max write_timeout read_timeout unsafe_no_fsync);
-    same!(watch_progress_interval watch_queue_events_max compaction_batch compaction_pause);
+    same!(slow_apply watch_progress_interval watch_queue_events_max compaction_batch compaction_pause);
     assert_eq!(config.listen_client.iter().map(ToString::to_string).collect::<Vec<_>>(), ["http://localhost:2379"]);
     assert!(config.warnings.is_empty());
 }

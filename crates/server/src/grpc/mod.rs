@@ -23,6 +23,7 @@ pub use message::{MessageReader, decode, encode};
 pub use method::{Kind, Method};
 use prost::Message;
 use quorate_core::Rejection;
+use quorate_node::stages;
 use std::ops::Deref;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -188,17 +189,21 @@ impl<'a> Call<'a> {
         F: Future<Output = Result<A, Status>>,
     {
         let shared: &'a Shared = self.shared;
-        let mut track = Track::start(shared, self.method);
-        match self.unary_message(body, handler, &mut track).await {
-            Ok(message) => {
-                track.end(Code::Ok);
-                answer(Body::Unary(message))
+        // The scope also holds when the future is dropped, and with it the track.
+        stages::scope(async move {
+            let mut track = Track::start(shared, self.method);
+            match self.unary_message(body, handler, &mut track).await {
+                Ok(message) => {
+                    track.end(Code::Ok);
+                    answer(Body::Unary(message))
+                }
+                Err(failure) => {
+                    track.end(failure.code());
+                    refusal(&failure)
+                }
             }
-            Err(failure) => {
-                track.end(failure.code());
-                refusal(&failure)
-            }
-        }
+        })
+        .await
     }
 
     async fn unary_message<Q, A, F>(

@@ -6,6 +6,7 @@ mod render;
 
 use crate::grpc::{Kind, Method};
 use http::HeaderMap;
+use quorate_node::stages::{Stage, Stages};
 pub use render::render;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -45,6 +46,10 @@ const FSYNC_BOUNDS: &[f64] =
 
 /// Upper bounds of the buckets of work on the whole engine, in seconds: etcd's.
 const ENGINE_BOUNDS: &[f64] = &[0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 51.2, 102.4, 204.8, 409.6];
+
+/// Upper bounds of the buckets of stages, in seconds: from what memory takes to what a failing disk does.
+const STAGE_BOUNDS: &[f64] =
+    &[0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
 /// Durations by bucket.
 #[derive(Debug)]
@@ -137,6 +142,8 @@ pub struct Metrics {
     pub snapshots: Histogram,
     /// Checks of `/livez` and `/readyz`.
     pub checks: crate::http::CheckMetrics,
+    /// Unary requests by stage, in the order of [`Stage::ALL`].
+    stages: [Histogram; Stage::ALL.len()],
 }
 
 impl Metrics {
@@ -162,12 +169,20 @@ impl Metrics {
             defragmentations: Histogram::new(ENGINE_BOUNDS),
             snapshots: Histogram::new(ENGINE_BOUNDS),
             checks: crate::http::CheckMetrics::default(),
+            stages: Stage::ALL.map(|_| Histogram::new(STAGE_BOUNDS)),
         }
     }
 
     /// The figures of a method.
     pub fn method(&self, method: Method) -> &MethodMetrics {
         &self.methods[method as usize]
+    }
+
+    /// Counts the stages of a request.
+    pub fn stages(&self, stages: &Stages) {
+        for (stage, took) in stages.passed() {
+            self.stages[stage as usize].observe(took);
+        }
     }
 
     /// Calls of a method that succeeded.

@@ -6,6 +6,7 @@ use crate::http::CHECKS;
 use crate::shared::Shared;
 use crate::version;
 use quorate_core::AlarmKind;
+use quorate_node::stages::Stage;
 use std::collections::HashSet;
 use std::fmt::{Display, Write};
 use tonic::Code;
@@ -119,6 +120,12 @@ fn histograms(text: &mut Text, shared: &Shared) {
             started = text.family(name, "histogram", "Time until a call was answered.");
         }
         histogram(text, name, &labels(*method), latency);
+    }
+    let name = "quorate_request_stage_seconds";
+    if text.family(name, "histogram", "Unary requests by stage: where their time goes.") {
+        for stage in Stage::ALL {
+            histogram(text, name, &[("stage", stage.name())], &shared.metrics.stages[stage as usize]);
+        }
     }
     for (name, help, durations) in [
         ("etcd_disk_wal_fsync_duration_seconds", "Fsyncs of the write-ahead log.", &*shared.metrics.fsyncs),

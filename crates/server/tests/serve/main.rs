@@ -4,5 +4,6 @@ mod harness;
 mod hostile;
 mod http;
 mod kv;
+mod observe;
 mod recipes;
 mod streams;
