@@ -3,6 +3,7 @@
 //! What this crate does not know: Raft, storage, revisions. It converts, limits and counts, and asks [`quorate_node::Node`].
 //! It guarantees that what a client does costs at most that client: sizes, numbers and times are bounded.
 
+mod audit;
 mod authority;
 mod compactor;
 mod config;
@@ -18,15 +19,19 @@ mod listen;
 mod log;
 mod metrics;
 mod notify;
+mod rotate;
 mod run;
 mod service;
 mod shared;
 mod status;
+mod utc;
 pub mod version;
 
+pub use audit::{AuditOptions, WhenFull};
 pub use compactor::AutoCompaction;
 pub use config::flags::command;
 pub use config::{DumpFormat, Endpoint, Limits, LogFormat, LogOutput, ServerConfig, check, dump};
 pub use error::StartError;
 pub use listen::Serves;
+pub use rotate::Rotation;
 pub use run::{Server, run};

@@ -1,5 +1,6 @@
 //! A server process from start to end: node, listeners, signals.
 
+use crate::audit::AuditLog;
 use crate::compactor::Compactor;
 use crate::config::ServerConfig;
 use crate::leaderless::LeaderWatch;
@@ -18,7 +19,7 @@ use tokio_util::task::TaskTracker;
 /// # Errors
 /// Why it did not start, or why the node stopped.
 pub fn run(config: ServerConfig) -> Result<(), StartError> {
-    log::start(&config);
+    log::start(&config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .thread_name("quorate")
         .enable_all()
@@ -66,6 +67,7 @@ async fn tell_when_ready(node: Node) -> std::convert::Infallible {
 /// A running server. Dropping it does not stop it: call [`Server::shutdown`].
 pub struct Server {
     node: Node,
+    shared: Arc<Shared>,
     acceptor: Acceptor,
     tasks: TaskTracker,
     /// See [`Shared::withdrawals`].
@@ -95,6 +97,7 @@ impl Server {
         let flushes = Arc::new(Histogram::of_fsyncs());
         let observed = Arc::clone(&flushes);
         config.node.flush_observer = Some(FsyncObserver(Arc::new(move |took| observed.observe(took))));
+        let audit = config.audit.as_ref().map(AuditLog::open).transpose()?;
         let node = Node::start(config.node.clone()).await.map_err(StartError::Node)?;
         let stopping = CancellationToken::new();
         let (leaderless, no_leader) = LeaderWatch::new(node.clone(), config.node.election_timeout);
@@ -102,11 +105,12 @@ impl Server {
             node.clone(),
             &config,
             Metrics::new(config.metrics_extensive, fsyncs, flushes),
+            audit,
             no_leader,
             stopping.clone(),
         ));
         let withdrawals = shared.withdrawals.clone();
-        let acceptor = Acceptor::new(shared, &config.limits, stopping.clone());
+        let acceptor = Acceptor::new(Arc::clone(&shared), &config.limits, stopping.clone());
         let tasks = TaskTracker::new();
         tasks.spawn(leaderless.run(stopping.clone()));
         if let Some(mode) = config.auto_compaction {
@@ -126,6 +130,7 @@ impl Server {
         }
         Ok(Self {
             node,
+            shared,
             acceptor,
             tasks,
             withdrawals,
@@ -153,6 +158,9 @@ impl Server {
         self.tasks.wait().await;
         self.withdrawals.close();
         self.withdrawals.wait().await;
+        if let Some(audit) = &self.shared.audit {
+            audit.flush().await;
+        }
         self.node.shutdown().await;
         tracing::info!("stopped");
     }

@@ -1,5 +1,6 @@
 //! What all connections share.
 
+use crate::audit::AuditLog;
 use crate::config::ServerConfig;
 use crate::limits::Gauge;
 use crate::metrics::Metrics;
@@ -16,6 +17,8 @@ pub struct Shared {
     pub node: Node,
     /// Figures of the front.
     pub metrics: Metrics,
+    /// Where requests are written down, if they are.
+    pub audit: Option<AuditLog>,
     /// Requests and streams under way.
     pub requests: Arc<Gauge>,
     /// Bytes of requests being read and carried out.
@@ -41,12 +44,14 @@ impl Shared {
         node: Node,
         config: &ServerConfig,
         metrics: Metrics,
+        audit: Option<AuditLog>,
         no_leader: tokio::sync::watch::Receiver<u64>,
         stopping: CancellationToken,
     ) -> Self {
         Self {
             node,
             metrics,
+            audit,
             requests: Arc::new(Gauge::new(config.limits.requests_max)),
             inflight: Arc::new(Gauge::new(config.limits.inflight_bytes_max)),
             request_bytes_max: config.limits.request_bytes_max,

@@ -144,7 +144,6 @@ const AUTH: &str = "authentication is not there yet: restrict access to the clie
 const CORRUPT: &str = "a periodic check is not there yet: compare `etcdctl endpoint hashkv --cluster`";
 const ENGINE: &str = "it tunes bbolt, which is not the engine here; see --storage-engine";
 const LOG_KEPT: &str = "the log is kept by size; see --wal-keep-bytes";
-const NO_ROTATION: &str = "log rotation is not there: log to stderr and let the service manager rotate";
 
 /// Every flag, by section.
 pub const FLAGS: &[Flag] = &[
@@ -347,11 +346,35 @@ pub const FLAGS: &[Flag] = &[
     not_yet("enable-pprof", "false", Bool, Monitoring, "pprof is Go's: use perf with the release build's line tables"),
     used("log-level", "info", Text, Logging, "debug, info, warn, error (or panic, fatal: as error)"),
     used("log-format", "json", Text, Logging, "json, or text (alias: console)"),
-    used("log-outputs", "default", List, Logging, "default or stderr, or stdout"),
+    used("log-outputs", "default", List, Logging, "default or stderr, stdout, systemd/journal (as stderr), or files"),
     used("logger", "zap", Text, Logging, "Only zap, etcd's name for its structured logger"),
     used("warning-unary-request-duration", "300ms", Duration, Logging, "Log a request that takes longer"),
-    not_yet("enable-log-rotation", "false", Bool, Logging, NO_ROTATION),
-    inert("log-rotation-config-json", "", Text, Logging, NO_ROTATION),
+    used(
+        "audit-log-path",
+        "",
+        Text,
+        Logging,
+        "File for one JSON line per request: who, what, which keys, which outcome",
+    ),
+    used("audit-log-reads", "true", Bool, Logging, "Whether the audit log has reads, too"),
+    used("audit-log-max-bytes", "104857600", Bytes, Logging, "Size at which the audit log begins a new file"),
+    used("audit-log-max-files", "10", Integer, Logging, "Older files of the audit log that are kept"),
+    used("audit-log-queue-bytes", "16777216", Bytes, Logging, "Most bytes that wait to be written to the audit log"),
+    used(
+        "audit-log-when-full",
+        "wait",
+        Text,
+        Logging,
+        "When they are reached: wait (answers wait) or drop (lines are lost, and counted)",
+    ),
+    used("enable-log-rotation", "false", Bool, Logging, "Begin a new log file by size; needs a file in --log-outputs"),
+    used(
+        "log-rotation-config-json",
+        r#"{"maxsize": 100, "maxage": 0, "maxbackups": 0, "localtime": false, "compress": false}"#,
+        Text,
+        Logging,
+        "For --enable-log-rotation: MiB of a file, days and number of older ones (0: all)",
+    ),
     not_yet("enable-distributed-tracing", "false", Bool, Tracing, TRACING),
     inert("distributed-tracing-address", "localhost:4317", Text, Tracing, TRACING),
     inert("distributed-tracing-instance-id", "", Text, Tracing, TRACING),

@@ -3,15 +3,19 @@
 mod dump;
 mod file;
 pub mod flags;
+mod log;
 mod settings;
 mod urls;
 
 use crate::StartError;
+use crate::audit::AuditOptions;
 use crate::compactor::AutoCompaction;
+use crate::rotate::Rotation;
 pub use dump::{DumpFormat, check, dump};
 use quorate_node::{Config, EngineKind, InitialClusterState};
 use settings::Settings;
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::time::Duration;
 pub use urls::Endpoint;
 
@@ -24,13 +28,15 @@ pub enum LogFormat {
     Text,
 }
 
-/// Which stream the log goes to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Where the log goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LogOutput {
     /// Standard error.
     Stderr,
     /// Standard output.
     Stdout,
+    /// A file that is appended to.
+    File(PathBuf),
 }
 
 /// Bounds on what clients can use.
@@ -98,8 +104,12 @@ pub struct ServerConfig {
     pub log_level: tracing::Level,
     /// What the log looks like.
     pub log_format: LogFormat,
-    /// Where the log goes.
-    pub log_output: LogOutput,
+    /// Where the log goes: everywhere of these.
+    pub log_outputs: Vec<LogOutput>,
+    /// When log files are put aside.
+    pub log_rotation: Option<Rotation>,
+    /// The audit log.
+    pub audit: Option<AuditOptions>,
     /// What the log should say at start.
     pub warnings: Vec<String>,
 }
@@ -128,6 +138,7 @@ impl ServerConfig {
         }
         let limits = read_limits(settings)?;
         let node = read_node(settings)?;
+        let log_outputs = log::outputs(settings)?;
         let config = Self {
             listen_client: urls::listen(settings, "listen-client-urls")?,
             listen_http: urls::listen(settings, "listen-client-http-urls")?,
@@ -142,11 +153,9 @@ impl ServerConfig {
                 "log-format",
                 &[("json", LogFormat::Json), ("text", LogFormat::Text), ("console", LogFormat::Text)],
             )?,
-            log_output: choice(
-                settings,
-                "log-outputs",
-                &[("default", LogOutput::Stderr), ("stderr", LogOutput::Stderr), ("stdout", LogOutput::Stdout)],
-            )?,
+            log_rotation: log::rotation(settings, &log_outputs)?,
+            log_outputs,
+            audit: log::audit(settings)?,
             warnings: std::mem::take(&mut settings.warnings),
             node,
         };

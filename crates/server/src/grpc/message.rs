@@ -10,7 +10,8 @@ use std::ops::Deref;
 use std::time::Duration;
 use tonic::{Code, Status};
 
-const PREFIX_BYTES: usize = 5;
+/// Bytes in front of each message.
+pub const PREFIX_BYTES: usize = 5;
 
 /// How long a unary request may take to arrive. Without it, halves of requests would hold their places for ever.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);

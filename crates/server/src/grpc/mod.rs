@@ -11,6 +11,7 @@ mod scan;
 mod timeout;
 mod track;
 
+use crate::audit::{AuditLog, Who, Witness};
 use crate::limits::{Gauge, Taken};
 use crate::service::{cluster, election, extension, health, kv, lease, lock, maintenance, watch as watch_service};
 use crate::shared::Shared;
@@ -19,7 +20,7 @@ pub use body::{Body, Out};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Method as HttpMethod, Request, Response};
 use hyper::body::Incoming;
-pub use message::{MessageReader, decode, encode};
+pub use message::{MessageReader, PREFIX_BYTES, decode, encode};
 pub use method::{Kind, Method};
 use prost::Message;
 use quorate_core::Rejection;
@@ -56,8 +57,9 @@ pub async fn serve(shared: Arc<Shared>, request: Request<Incoming>) -> Response<
     shared.metrics.client_request(method.kind(), &head.headers);
     let wants_leader = head.headers.get("hasleader").is_some_and(|value| value == "true");
     let timeout = timeout::timeout(&head.headers);
+    let who = Who { connection: head.extensions.get().cloned(), user: None };
     drop(head);
-    let call = Call { shared: &shared, method, wants_leader };
+    let call = Call { shared: &shared, method, wants_leader, who };
     let Some(timeout) = timeout else { return call.dispatch(body).await };
     // Whoever sets a deadline pays for it. What was proposed by then may still happen, as with a client that leaves.
     match tokio::time::timeout(timeout, Box::pin(call.dispatch(body))).await {
@@ -90,6 +92,8 @@ struct Call<'a> {
     method: Method,
     /// Whether the client would rather have an error than an answer without a leader.
     wants_leader: bool,
+    /// For the audit log.
+    who: Who,
 }
 
 /// What a stream's handler gets with its requests.
@@ -100,6 +104,8 @@ pub struct Session {
     pub requests: MessageReader<Arc<Gauge>>,
     /// Changes when there has been no leader for long; there only if the client asked to be told.
     pub no_leader: Option<watch::Receiver<u64>>,
+    /// For the audit log.
+    pub who: Who,
     /// Counts what goes in and out.
     pub track: Track<Arc<Shared>>,
     _permit: Taken<Arc<Gauge>>,
@@ -148,10 +154,10 @@ impl<'a> Call<'a> {
             // Boxed, so that what is rare does not make every request's future larger.
             Method::Compact => Box::pin(self.unary(body, kv::compact)).await,
             Method::RangeStream => Box::pin(self.stream(body, kv::range_stream)).await,
-            Method::Watch => self.bidi(body, watch_service::watch),
+            Method::Watch => self.bidi(body, watch_service::watch).await,
             Method::LeaseGrant => Box::pin(self.unary(body, lease::grant)).await,
             Method::LeaseRevoke => Box::pin(self.unary(body, lease::revoke)).await,
-            Method::LeaseKeepAlive => self.bidi(body, lease::keep_alive),
+            Method::LeaseKeepAlive => self.bidi(body, lease::keep_alive).await,
             Method::LeaseTimeToLive => Box::pin(self.unary(body, lease::time_to_live)).await,
             Method::LeaseLeases => Box::pin(self.unary(body, lease::leases)).await,
             Method::MemberList => Box::pin(self.unary(body, cluster::member_list)).await,
@@ -192,7 +198,15 @@ impl<'a> Call<'a> {
         // The scope also holds when the future is dropped, and with it the track.
         stages::scope(async move {
             let mut track = Track::start(shared, self.method);
-            match self.unary_message(body, handler, &mut track).await {
+            let mut witness = self.audit().map(|audit| audit.witness(&self.who, self.method));
+            let outcome = self.unary_message(body, handler, &mut track, witness.as_mut()).await;
+            if let Some(witness) = witness {
+                match &outcome {
+                    Ok(message) => witness.end(message.get(PREFIX_BYTES..), (Code::Ok, "")).await,
+                    Err(failure) => witness.end(None, (failure.code(), failure.message())).await,
+                }
+            }
+            match outcome {
                 Ok(message) => {
                     track.end(Code::Ok);
                     answer(Body::Unary(message))
@@ -207,10 +221,11 @@ impl<'a> Call<'a> {
     }
 
     async fn unary_message<Q, A, F>(
-        self,
+        &self,
         body: Incoming,
         handler: impl FnOnce(&'a Shared, Q) -> F,
         track: &mut Track<&'a Shared>,
+        witness: Option<&mut Witness<'_>>,
     ) -> Result<Bytes, Status>
     where
         Q: Message + Default,
@@ -221,6 +236,9 @@ impl<'a> Call<'a> {
         let mut reader = self.reader(body, &*self.shared.inflight);
         let message = reader.only().await?;
         track.received(message.len());
+        if let Some(witness) = witness {
+            witness.request = Some(message.clone());
+        }
         if self.method.is_proposed() && message.len() > self.shared.request_bytes_max {
             return Err(rejected(Rejection::RequestTooLarge));
         }
@@ -244,7 +262,9 @@ impl<'a> Call<'a> {
             Ok(session) => session,
             Err(failure) => return refusal(&failure),
         };
-        let request = session.requests.only().await.and_then(|message| {
+        let message = session.requests.only().await;
+        let audit = self.audit().zip(message.as_ref().ok().cloned());
+        let request = message.and_then(|message| {
             session.track.received(message.len());
             decode(message)
         });
@@ -252,6 +272,11 @@ impl<'a> Call<'a> {
             Ok(request) => handler(session, request).await,
             Err(failure) => Err((session, failure)),
         };
+        if let Some((audit, message)) = audit {
+            let code =
+                outcome.as_ref().map_or_else(|(_, failure)| (failure.code(), failure.message()), |_| (Code::Ok, ""));
+            audit.ended(&self.who, self.method, Some(message), None, code).await;
+        }
         match outcome {
             Ok(body) => answer(body),
             Err((mut session, failure)) => {
@@ -262,8 +287,13 @@ impl<'a> Call<'a> {
     }
 
     /// A method with streams both ways.
-    fn bidi(self, body: Incoming, handler: fn(Session) -> Body) -> Response<Body> {
-        match self.session(body) {
+    async fn bidi(self, body: Incoming, handler: fn(Session) -> Body) -> Response<Body> {
+        let session = self.session(body);
+        if let Some(audit) = self.audit() {
+            let code = session.as_ref().map_or_else(|failure| (failure.code(), failure.message()), |_| (Code::Ok, ""));
+            audit.ended(&self.who, self.method, None, None, code).await;
+        }
+        match session {
             Ok(session) => answer(handler(session)),
             Err(failure) => refusal(&failure),
         }
@@ -281,6 +311,7 @@ impl<'a> Call<'a> {
                 shared: Arc::clone(self.shared),
                 requests: self.reader(body, Arc::clone(&self.shared.inflight)),
                 no_leader: self.wants_leader.then(|| self.shared.no_leader.clone()),
+                who: self.who.clone(),
                 track,
                 _permit: permit,
             }),
@@ -289,6 +320,11 @@ impl<'a> Call<'a> {
                 Err(failure)
             }
         }
+    }
+
+    /// The audit log, if it wants this call.
+    fn audit(&self) -> Option<&'a AuditLog> {
+        self.shared.audit.as_ref().filter(|audit| audit.wants(self.method))
     }
 
     fn reader<G: Deref<Target = Gauge> + Clone>(&self, body: Incoming, inflight: G) -> MessageReader<G> {

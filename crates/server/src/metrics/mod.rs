@@ -7,7 +7,7 @@ mod render;
 use crate::grpc::{Kind, Method};
 use http::HeaderMap;
 use quorate_node::stages::{Stage, Stages};
-pub use render::render;
+pub use render::{code_name, render};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;

@@ -1,6 +1,7 @@
 //! All figures in Prometheus' text format.
 
 use super::{CLIENT_API_MINORS, Counter, Histogram, process};
+use crate::audit::AuditLog;
 use crate::grpc::Method;
 use crate::http::CHECKS;
 use crate::shared::Shared;
@@ -9,6 +10,7 @@ use quorate_core::AlarmKind;
 use quorate_node::stages::Stage;
 use std::collections::HashSet;
 use std::fmt::{Display, Write};
+use std::sync::atomic::Ordering::Relaxed;
 use tonic::Code;
 
 /// All figures: the node's own, and those of the front that the node does not have.
@@ -18,6 +20,9 @@ pub fn render(shared: &Shared) -> String {
     grpc(&mut text, shared);
     front(&mut text, shared);
     state(&mut text, shared);
+    if let Some(log) = &shared.audit {
+        audit(&mut text, log);
+    }
     if let Some(process) = process::read() {
         text.one("process_cpu_seconds_total", "counter", "User and system CPU time.", process.cpu_seconds);
         text.one("process_resident_memory_bytes", "gauge", "Memory in RAM.", process.resident_bytes);
@@ -69,7 +74,8 @@ impl Text {
     }
 }
 
-fn code_name(code: usize) -> String {
+/// The name of a code as grpc-go has it.
+pub fn code_name(code: usize) -> String {
     match Code::from_i32(code as i32) {
         Code::Ok => "OK".into(),
         // grpc-go spells it with one l.
@@ -104,6 +110,25 @@ fn grpc(text: &mut Text, shared: &Shared) {
         }
     }
     histograms(text, shared);
+}
+
+fn audit(text: &mut Text, log: &AuditLog) {
+    let figures = log.figures();
+    for (name, help, counter) in [
+        ("quorate_audit_lines_total", "Lines written to the audit log.", &figures.written),
+        ("quorate_audit_lost_total", "Lines lost because the queue was full.", &figures.lost),
+        ("quorate_audit_waits_total", "Answers that waited for room in the queue.", &figures.waits),
+        ("quorate_audit_write_failures_total", "Attempts to write that failed.", &figures.failures),
+    ] {
+        text.one(name, "counter", help, counter.get());
+    }
+    text.one(
+        "quorate_audit_failing",
+        "gauge",
+        "Whether the last attempt failed.",
+        u8::from(figures.failing.load(Relaxed)),
+    );
+    text.one("quorate_audit_queued_bytes", "gauge", "Bytes of lines that wait.", log.queued_bytes());
 }
 
 fn labels(method: Method) -> [(&'static str, &'static str); 3] {

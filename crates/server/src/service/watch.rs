@@ -3,7 +3,7 @@
 
 use super::{Answers, Outbox, body};
 use crate::convert;
-use crate::grpc::{Body, OVERHEAD_BYTES, Session, decode, end};
+use crate::grpc::{Body, Method, OVERHEAD_BYTES, Session, decode, end};
 use crate::status::status;
 use bytes::Bytes;
 use futures::FutureExt;
@@ -12,7 +12,7 @@ use quorate_core::Revision;
 use quorate_node::{Error, WatchControl, WatchEvent, WatchMessage, WatchStream};
 use quorate_proto::etcdserverpb as pb;
 use std::collections::{HashSet, VecDeque};
-use tonic::Status;
+use tonic::{Code, Status};
 
 /// Messages that are ready are sent together up to this size.
 const BATCH_BYTES: usize = 32 << 10;
@@ -70,7 +70,10 @@ impl Answers for WatchAnswers {
             match event {
                 Event::Message(Some(message)) => self.send(message, out),
                 Event::Message(None) => return Err(status(&Error::Stopped)),
-                Event::Request(Some(request)) => self.request(request)?,
+                Event::Request(Some(request)) => {
+                    self.audit(&request).await;
+                    self.request(request)?;
+                }
                 Event::Request(None) => self.requests_end = true,
             }
         }
@@ -86,6 +89,19 @@ impl Answers for WatchAnswers {
 }
 
 impl WatchAnswers {
+    /// Each watcher is written down; the stream itself was.
+    async fn audit(&self, message: &Bytes) {
+        let Session { shared, who, .. } = &self.session;
+        if let Some(audit) = shared.audit.as_ref().filter(|audit| audit.wants(Method::Watch)) {
+            let creates = pb::WatchRequest::decode(message.clone()).is_ok_and(|request| {
+                matches!(request.request_union, Some(pb::watch_request::RequestUnion::CreateRequest(_)))
+            });
+            if creates {
+                audit.ended(who, Method::Watch, Some(message.clone()), None, (Code::Ok, "")).await;
+            }
+        }
+    }
+
     fn request(&mut self, message: Bytes) -> Result<(), Status> {
         use pb::watch_request::RequestUnion;
         self.session.track.received(message.len());
