@@ -58,7 +58,7 @@ async fn a_method_that_is_not_there_is_unimplemented() {
     let mut grpc = tonic::client::Grpc::new(server.channel().await);
     for (path, expected) in [
         ("/etcdserverpb.KV/Nonsense", "12 unknown method Nonsense for service etcdserverpb.KV"),
-        ("/v3lockpb.Lock/Lock", "12 unknown service v3lockpb.Lock"),
+        ("/no.Such/Lock", "12 unknown service no.Such"),
     ] {
         grpc.ready().await.unwrap();
         let codec = tonic_prost::ProstCodec::<pb::HashRequest, pb::HashResponse>::default();
