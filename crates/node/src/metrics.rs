@@ -154,6 +154,12 @@ fn store(running: &Running) -> Vec<Figure> {
             "Keys that wait for the index checkpoint.",
             metrics.checkpoint_keys as f64,
         ),
+        (
+            "quorate_checkpoint_lag_records",
+            "gauge",
+            "Records that are newer than the index checkpoint: what a restart reads beside it.",
+            metrics.checkpoint_lag_records as f64,
+        ),
         ("quorate_record_cache_bytes", "gauge", "Bytes in the record cache.", metrics.cache_bytes as f64),
         (
             "quorate_record_cache_hits_total",

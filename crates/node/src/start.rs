@@ -207,8 +207,11 @@ fn open_store(config: &Config, env: &dyn Env) -> Result<Arc<Store>, Error> {
     let engine_config = EngineConfig { cache_bytes: config.engine_cache_bytes };
     let engine =
         env.open_engine(config.engine, &config.data_dir, engine_config).map_err(|e| Error::Fatal(e.to_string()))?;
-    let store_config =
-        StoreConfig { tail_bytes_max: config.tail_bytes_max, cache_bytes_max: config.record_cache_bytes };
+    let store_config = StoreConfig {
+        tail_bytes_max: config.tail_bytes_max,
+        cache_bytes_max: config.record_cache_bytes,
+        ..StoreConfig::default()
+    };
     let store = Store::open(engine, GroupId::DEFAULT, store_config).map_err(|e| Error::Fatal(e.to_string()))?;
     Ok(Arc::new(store))
 }

@@ -39,7 +39,7 @@ fn put(store: &Store, key: Bytes) {
 fn filled(kind: EngineKind, cache_bytes_max: usize) -> (Store, TempDir) {
     let dir = tempfile::tempdir().expect("a directory");
     let engine = open_engine(kind, dir.path(), EngineConfig { cache_bytes: 64 << 20 }).expect("the engine opens");
-    let config = StoreConfig { tail_bytes_max: usize::MAX, cache_bytes_max };
+    let config = StoreConfig { tail_bytes_max: usize::MAX, cache_bytes_max, ..StoreConfig::default() };
     let store = Store::open(engine, GroupId::DEFAULT, config).expect("the store opens");
     for i in 0..KEYS {
         put(&store, key(i));

@@ -37,7 +37,7 @@ fn key(i: u64) -> Bytes {
 
 fn open(kind: EngineKind, dir: &Path) -> Store {
     let engine = open_engine(kind, dir, EngineConfig { cache_bytes: CACHE_BYTES }).expect("the engine opens");
-    let config = StoreConfig { tail_bytes_max: 16 << 20, cache_bytes_max: CACHE_BYTES };
+    let config = StoreConfig { tail_bytes_max: 16 << 20, cache_bytes_max: CACHE_BYTES, ..StoreConfig::default() };
     Store::open(engine, GroupId::DEFAULT, config).expect("the store opens")
 }
 

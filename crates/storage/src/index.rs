@@ -1,8 +1,9 @@
 //! The key index: every key that is live or has history, in order, in memory. Read *by revision*: a reader ignores what is
 //! newer than its own revision, so that writers copy nothing.
 //!
-//! Also knows which keys changed since they were last written to the checkpoint.
+//! Also notes with each key how it stands to the checkpoint, and which keys wait for it.
 
+use crate::waiting::{Row, Waiting};
 use quorate_core::{Change, KeyMeta, KeyRange, LeaseId, Record, Rev, Revision};
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -14,8 +15,10 @@ pub(crate) enum Kind {
     Delete,
 }
 
-/// One change of a key, without key and value. Plain numbers, laid out to 40 bytes: there is one per key at least.
+/// One change of a key, without key and value. Plain numbers, packed: there is one per key at least, and what is left of 40
+/// bytes holds what else is noted of the key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C, packed)]
 pub(crate) struct Version {
     pub main: i64,
     pub create: i64,
@@ -58,30 +61,42 @@ impl Version {
     }
 }
 
-/// The versions of one key that compaction has left, oldest first; at least one.
+/// The versions of one key that compaction has left, oldest first; at least one. And how the key stands to the checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum History {
     /// The common case, without a second allocation.
-    One(Version),
-    Many(Vec<Version>),
+    One(Version, Row),
+    Many(Vec<Version>, Row),
 }
 
 const _: () = assert!(size_of::<History>() == 40);
 
 impl History {
-    /// `None` if there are no versions.
+    /// As a clean row has it; `None` if there are no versions.
     pub fn from_versions(mut versions: Vec<Version>) -> Option<Self> {
         match versions.len() {
             0 => None,
-            1 => versions.pop().map(Self::One),
-            _ => Some(Self::Many(versions)),
+            1 => versions.pop().map(|version| Self::One(version, Row::Clean)),
+            _ => Some(Self::Many(versions, Row::Clean)),
+        }
+    }
+
+    pub fn row(&self) -> Row {
+        match self {
+            Self::One(_, row) | Self::Many(_, row) => *row,
+        }
+    }
+
+    pub fn set_row(&mut self, to: Row) {
+        match self {
+            Self::One(_, row) | Self::Many(_, row) => *row = to,
         }
     }
 
     pub fn versions(&self) -> &[Version] {
         match self {
-            Self::One(version) => std::slice::from_ref(version),
-            Self::Many(versions) => versions,
+            Self::One(version, _) => std::slice::from_ref(version),
+            Self::Many(versions, _) => versions,
         }
     }
 
@@ -97,8 +112,8 @@ impl History {
 
     fn push(&mut self, version: Version) {
         match self {
-            Self::One(first) => *self = Self::Many(vec![*first, version]),
-            Self::Many(versions) => versions.push(version),
+            Self::One(first, row) => *self = Self::Many(vec![*first, version], *row),
+            Self::Many(versions, _) => versions.push(version),
         }
     }
 
@@ -115,12 +130,26 @@ impl History {
         }
     }
 
-    /// The history after a compaction to `compacted`; `None` if nothing of it is left.
-    pub fn pruned(self, compacted: Revision) -> Option<Self> {
-        match (self.superseded(compacted), self) {
-            (0, history) => Some(history),
-            (_, Self::One(_)) => None,
-            (count, Self::Many(versions)) => Self::from_versions(versions[count..].to_vec()),
+    /// Takes away what a compaction to `compacted` takes. Returns whether there is something left; if not, nothing was
+    /// changed.
+    #[must_use]
+    pub fn prune(&mut self, compacted: Revision) -> bool {
+        let superseded = self.superseded(compacted);
+        match self {
+            Self::One(..) => superseded == 0,
+            Self::Many(versions, row) => match &versions[superseded..] {
+                [] => false,
+                [last] => {
+                    *self = Self::One(*last, *row);
+                    true
+                }
+                [..] => {
+                    versions.drain(..superseded);
+                    // A long history is short from now on, most likely.
+                    versions.shrink_to_fit();
+                    true
+                }
+            },
         }
     }
 
@@ -132,29 +161,23 @@ impl History {
     }
 }
 
-/// A key that differs from its checkpoint row.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Dirty {
-    /// Whether the checkpoint has a row for it.
-    pub has_row: bool,
-}
-
 /// Keys, and what is yet to be written to the checkpoint.
-/// INVARIANT(checkpoint-rows): a key that is not dirty has a checkpoint row if and only if it is in `map`.
+/// INVARIANT(checkpoint-rows): a key has a checkpoint row if and only if it is in `map` and its [`Row::exists`], or it is an
+/// orphan of `waiting`.
 #[derive(Default)]
 pub(crate) struct Index {
     map: BTreeMap<Box<[u8]>, History>,
-    dirty: BTreeMap<Box<[u8]>, Dirty>,
+    waiting: Waiting,
     live: u64,
     versions: u64,
 }
 
 impl Index {
-    /// From the checkpoint's rows, in key order.
-    pub fn from_sorted(entries: Vec<(Box<[u8]>, History)>) -> Self {
+    /// From the checkpoint's rows, in key order, and those of them that are to be written anew.
+    pub fn from_sorted(entries: Vec<(Box<[u8]>, History)>, waiting: Waiting) -> Self {
         let live = entries.iter().filter(|(_, history)| history.newest().kind == Kind::Put).count() as u64;
         let versions = entries.iter().map(|(_, history)| history.versions().len() as u64).sum();
-        Self { map: entries.into_iter().collect(), dirty: BTreeMap::new(), live, versions }
+        Self { map: entries.into_iter().collect(), waiting, live, versions }
     }
 
     /// Keys that are live at the newest revision.
@@ -167,9 +190,19 @@ impl Index {
         self.versions
     }
 
+    /// How many keys there are, with those that are deleted and not compacted.
+    pub fn len(&self) -> usize {
+        self.map.len()
+    }
+
     /// Keys that wait for the checkpoint.
-    pub fn dirty_len(&self) -> usize {
-        self.dirty.len()
+    pub fn waiting(&mut self) -> &mut Waiting {
+        &mut self.waiting
+    }
+
+    /// How many keys wait for the checkpoint, about.
+    pub fn waiting_len(&self) -> usize {
+        self.waiting.len()
     }
 
     pub fn history(&self, key: &[u8]) -> Option<&History> {
@@ -212,69 +245,99 @@ impl Index {
 
     /// Adds a change, and returns what the key was before. A change that is there already changes nothing.
     pub fn apply(&mut self, record: &Record) -> Option<KeyMeta> {
-        let version = Version::of(record);
-        let (before, existed) = match self.map.get_mut(record.key.as_ref()) {
+        let (version, key) = (Version::of(record), record.key.as_ref());
+        let before = match self.map.get_mut(key) {
             Some(history) => {
                 let newest = *history.newest();
                 if newest.rev() >= version.rev() {
                     return newest.meta();
                 }
                 history.push(version);
-                (newest.meta(), true)
+                match history.row() {
+                    Row::Clean | Row::Loose => {
+                        history.set_row(Row::Behind);
+                        self.waiting.push_changed(record.rev.main, key);
+                    }
+                    Row::Behind | Row::Missing => {}
+                }
+                newest.meta()
             }
             None => {
-                self.map.insert(record.key.as_ref().into(), History::One(version));
-                (None, false)
+                let row = if self.waiting.adopt(key) { Row::Behind } else { Row::Missing };
+                self.map.insert(key.into(), History::One(version, row));
+                self.waiting.push_changed(record.rev.main, key);
+                None
             }
         };
+        self.count(before.is_some(), version.kind);
+        before
+    }
+
+    /// Adds a change for which, as for all others, the caller writes the checkpoint itself.
+    pub fn load(&mut self, record: &Record) {
+        let version = Version::of(record);
+        let before = match self.map.get_mut(record.key.as_ref()) {
+            Some(history) => {
+                let before = history.newest().kind;
+                history.push(version);
+                before == Kind::Put
+            }
+            None => {
+                self.map.insert(record.key.as_ref().into(), History::One(version, Row::Clean));
+                false
+            }
+        };
+        self.count(before, version.kind);
+    }
+
+    fn count(&mut self, was_live: bool, kind: Kind) {
         self.versions += 1;
-        self.mark_dirty(&record.key, existed);
-        match (before.is_some(), version.kind) {
+        match (was_live, kind) {
             (false, Kind::Put) => self.live += 1,
             (true, Kind::Delete) => self.live -= 1,
             (true, Kind::Put) | (false, Kind::Delete) => {}
         }
-        before
     }
 
     /// Removes what a compaction to `compacted` takes of one key.
     pub fn prune(&mut self, key: &[u8], compacted: Revision) {
         let Some(history) = self.map.get_mut(key) else { return };
-        let superseded = history.superseded(compacted);
-        if superseded == 0 {
+        let before = history.versions().len();
+        if !history.prune(compacted) {
+            self.versions -= before as u64;
+            let exists = history.row().exists();
+            self.map.remove(key);
+            if exists {
+                self.waiting.push_orphan(key);
+            }
             return;
         }
+        let superseded = before - history.versions().len();
         self.versions -= superseded as u64;
-        match history.clone().pruned(compacted) {
-            Some(pruned) => *history = pruned,
-            None => drop(self.map.remove(key)),
-        }
-        self.mark_dirty(key, true);
-    }
-
-    /// Notes that `key` differs from its row. `has_row` is what holds if it was clean until now.
-    pub fn mark_dirty(&mut self, key: &[u8], has_row: bool) {
-        if !self.dirty.contains_key(key) {
-            self.dirty.insert(key.into(), Dirty { has_row });
+        if superseded > 0 && history.row() == Row::Clean {
+            history.set_row(Row::Loose);
+            self.waiting.push_loose(key);
         }
     }
 
-    /// Says anew whether the checkpoint has a row for `key`, which is dirty from now on.
-    pub fn set_dirty(&mut self, key: &[u8], dirty: Dirty) {
-        self.dirty.insert(key.into(), dirty);
+    /// Whether the checkpoint has a row for `key`, which is in the index or not.
+    pub fn has_row(&self, key: &[u8]) -> bool {
+        self.map.get(key).map_or_else(|| self.waiting.is_orphan(key), |history| history.row().exists())
     }
 
-    /// Takes up to `count` dirty keys after `after` out of the dirty set, in order.
-    pub fn take_dirty(&mut self, after: Option<&[u8]>, count: usize) -> Vec<(Box<[u8]>, Dirty)> {
-        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let keys: Vec<_> =
-            self.dirty.range::<[u8], _>((start, Bound::Unbounded)).take(count).map(|(key, _)| key.clone()).collect();
-        keys.into_iter().filter_map(|key| self.dirty.remove_entry(&key)).collect()
-    }
-
-    /// Forgets what is dirty: the caller has written, or will write, all rows itself.
-    pub fn clear_dirty(&mut self) {
-        self.dirty.clear();
+    /// Notes that the checkpoint has `key` as it was at `revision`, and whether that is a row.
+    pub fn settle(&mut self, key: &[u8], has_row: bool, revision: Revision) {
+        let Some(history) = self.map.get_mut(key) else {
+            self.waiting.adopt(key);
+            return;
+        };
+        if history.newest().main <= revision.get() {
+            debug_assert!(has_row, "a version that the engine has is in the row");
+            history.set_row(Row::Clean);
+        } else {
+            history.set_row(if has_row { Row::Behind } else { Row::Missing });
+            self.waiting.push_again(revision.next(), key);
+        }
     }
 
     /// All keys from `start` on, in order.

@@ -13,6 +13,7 @@
 #![deny(unsafe_code)]
 
 mod cache;
+mod checkpoint;
 mod codec;
 pub mod engine;
 mod error;
@@ -27,6 +28,7 @@ mod store;
 mod system;
 mod tail;
 mod view;
+mod waiting;
 
 pub use engine::{Batch, Engine, EngineConfig, EngineKind, EngineUsage, open_engine};
 pub use error::{EngineError, StorageError};

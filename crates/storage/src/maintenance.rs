@@ -1,11 +1,11 @@
-//! What brings the engine behind the memory, in bounded steps: drain, flush, index checkpoint, compaction, cleanup. The
-//! owner calls them from a thread that may block; they exclude each other, and never keep readers or the writer from
-//! working for longer than a short lock.
+//! What brings the engine behind the memory, in bounded steps: drain, flush, compaction, cleanup (and the index checkpoint,
+//! in `checkpoint.rs`). The owner calls them from a thread that may block; they exclude each other, and never keep readers
+//! or the writer from working for longer than a short lock.
 //!
 //! Each step writes one atomic batch, with the group's state row in it, so that a stop between any two of them is harmless.
 
+use crate::checkpoint::{Lag, Portion};
 use crate::engine::Batch;
-use crate::index::Dirty;
 use crate::keys::{self, Keys};
 use crate::rows::{self, GroupState};
 use crate::store::Body;
@@ -16,9 +16,6 @@ use quorate_core::{Change, Rev, Revision};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::sync::{Arc, Weak};
-
-/// Keys that one batch of the checkpoint takes under one lock.
-const CHECKPOINT_KEYS_PER_LOCK: usize = 512;
 
 /// What a step found to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,31 +47,26 @@ pub(crate) struct EngineSide {
     pub state: GroupState,
     /// The rows of the small tables that are in the engine.
     pub system_rows: BTreeSet<SystemKey>,
-    /// The pass of the checkpoint that is under way.
-    pass: Option<Pass>,
+    /// The keys that the checkpoint is writing.
+    pub portion: Option<Portion>,
+    /// What the checkpoint does not have yet.
+    pub lag: Lag,
     /// The generations that installers are writing.
     pub installing: BTreeSet<u32>,
     /// Generations that were in force, for as long as views may still read them.
     retired: Vec<(u32, Weak<Body>)>,
 }
 
-/// One walk of the checkpoint over the dirty keys.
-struct Pass {
-    /// What the checkpoint stands for when the walk is through.
-    revision: Revision,
-    /// The key that the walk has come to.
-    after: Option<Box<[u8]>>,
-}
-
 impl EngineSide {
-    pub fn new(state: GroupState, system_rows: BTreeSet<SystemKey>) -> Self {
-        Self { state, system_rows, pass: None, installing: BTreeSet::new(), retired: Vec::new() }
+    pub fn new(state: GroupState, system_rows: BTreeSet<SystemKey>, lag: Lag) -> Self {
+        Self { state, system_rows, portion: None, lag, installing: BTreeSet::new(), retired: Vec::new() }
     }
 
     /// After a switch from `old` to the generation that the state says.
     pub fn switched(&mut self, system_rows: BTreeSet<SystemKey>, old: &Arc<Body>) {
         self.system_rows = system_rows;
-        self.pass = None;
+        self.portion = None;
+        self.lag = Lag::default();
         self.retired.push((old.keys.generation, Arc::downgrade(old)));
     }
 }
@@ -91,7 +83,7 @@ impl Store {
     }
 
     /// Brings the front of the tail into the engine: whole entries, at least one, about `bytes_max` of them. Durable after
-    /// [`Store::flush`]. Blocks on the disk.
+    /// [`Store::flush`]. Writes to the index checkpoint as well if that is too far behind. Blocks on the disk.
     pub fn drain(&self, bytes_max: usize) -> Result<DrainReport> {
         let mut side = self.engine_side.lock();
         let body = self.body();
@@ -125,9 +117,18 @@ impl Store {
                 side.system_rows.remove(&name)
             };
         }
-        let mut tail = body.tail.write();
-        tail.pop(&front);
-        Ok(DrainReport { entries: front.entries.len(), records: front.records.len(), bytes, empty: tail.is_empty() })
+        let empty = {
+            let mut tail = body.tail.write();
+            tail.pop(&front);
+            tail.is_empty()
+        };
+        let (entries, records) = (front.entries.len(), front.records.len());
+        drop(front);
+        if records > 0 {
+            side.lag.add(side.state.revision, records, bytes);
+            self.follow_drain(side, body, records)?;
+        }
+        Ok(DrainReport { entries, records, bytes, empty })
     }
 
     /// Drains what was committed before the call, and makes it durable. Returns the log position up to which the log may
@@ -143,54 +144,6 @@ impl Store {
                 return Ok(side.state.applied);
             }
         }
-    }
-
-    /// Writes up to `keys_max` changed keys to the index checkpoint. Blocks on the disk.
-    pub fn checkpoint_step(&self, keys_max: usize) -> Result<Progress> {
-        let mut side = self.engine_side.lock();
-        let body = self.body();
-        self.checkpoint_locked(&mut side, &body, keys_max)
-    }
-
-    pub(crate) fn checkpoint_locked(&self, side: &mut EngineSide, body: &Body, keys_max: usize) -> Result<Progress> {
-        let mut state = side.state.clone();
-        let pass = side.pass.get_or_insert(Pass { revision: state.revision, after: None });
-        let mut batch = Batch::default();
-        let mut taken: Vec<(Box<[u8]>, Dirty)> = Vec::new();
-        let mut through = false;
-        while taken.len() < keys_max && !through {
-            let count = CHECKPOINT_KEYS_PER_LOCK.min(keys_max - taken.len());
-            let mut index = body.index.write();
-            let keys = index.take_dirty(pass.after.as_deref(), count);
-            through = keys.len() < count;
-            if let Some((key, _)) = keys.last() {
-                pass.after = Some(key.clone());
-            }
-            for (key, dirty) in &keys {
-                checkpoint_key(&mut index, body.keys, key, *dirty, &mut state, &mut batch);
-            }
-            taken.extend(keys);
-        }
-        if through {
-            state.checkpoint = pass.revision;
-        }
-        if taken.is_empty() && state == side.state {
-            side.pass = None;
-            return Ok(Progress::Idle);
-        }
-        if let Err(error) = self.write(side, batch, state) {
-            let mut index = body.index.write();
-            for (key, dirty) in taken {
-                index.set_dirty(&key, dirty);
-            }
-            side.pass = None;
-            return Err(error);
-        }
-        if through {
-            side.pass = None;
-        }
-        // What came in behind the walk, or is still in the tail, is for the next pass.
-        Ok(if through { Progress::Idle } else { Progress::Working })
     }
 
     /// Removes what the compacted revision has made unreadable: looks at up to `records_max` records. Brings drain and
@@ -340,40 +293,4 @@ fn drain_system(
         }
     }
     after
-}
-
-/// Writes one key's row as it is in the engine's state: changes that are still in the tail stay out of it, and keep the key
-/// dirty.
-fn checkpoint_key(
-    index: &mut crate::index::Index,
-    keys: Keys,
-    key: &[u8],
-    dirty: Dirty,
-    state: &mut GroupState,
-    batch: &mut Batch,
-) {
-    let row_key = keys.index(key);
-    let (drained, in_tail) = match index.history(key) {
-        Some(history) => {
-            let versions = history.versions();
-            let drained = versions.partition_point(|version| version.main <= state.revision.get());
-            (rows::encode_history(&versions[..drained]), drained < versions.len())
-        }
-        None => (Vec::new(), false),
-    };
-    let has_row = !drained.is_empty();
-    if has_row {
-        let row = rows::seal(&row_key, &drained);
-        batch.put(row_key, row);
-    } else if dirty.has_row {
-        batch.delete(row_key);
-    }
-    match (dirty.has_row, has_row) {
-        (false, true) => state.index.add(key),
-        (true, false) => state.index.remove(key),
-        (true, true) | (false, false) => {}
-    }
-    if in_tail {
-        index.set_dirty(key, Dirty { has_row });
-    }
 }

@@ -1,14 +1,16 @@
 //! Opening a store: the checkpoint's rows first, then the records that are newer.
 
 use crate::cache::RecordCache;
+use crate::checkpoint::Lag;
 use crate::engine::{Batch, Engine, Visit};
-use crate::index::{History, Index};
+use crate::index::Index;
 use crate::keys::{self, Keys};
 use crate::maintenance::EngineSide;
 use crate::rows::{self, Census, FORMAT_VERSION, GroupState};
 use crate::store::{Body, Newest, Published, System};
 use crate::system::{SystemKey, Tables};
 use crate::tail::Tail;
+use crate::waiting::{Row, Waiting};
 use crate::{Result, StorageError, Store, StoreConfig};
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
@@ -16,6 +18,7 @@ use quorate_core::{GroupId, Revision};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 impl Store {
     /// Opens the group's state in `engine`, or starts it empty. Reads the disk: about half a second per million keys.
@@ -37,7 +40,9 @@ impl Store {
         let (tables, system_rows) = load_system(engine.as_ref(), keys, state.system)?;
         let index = load_index(engine.as_ref(), keys, &state)?;
         let body = Arc::new(Body::new(engine.clone(), keys, index, tables, &state, config));
-        body.replay(state.checkpoint, &state)?;
+        let mut lag = Lag::default();
+        let (records, bytes) = body.replay(state.checkpoint, &state)?;
+        lag.add(state.revision, records, bytes);
         body.attach_all();
         let newest = Newest {
             revision: state.revision,
@@ -51,7 +56,8 @@ impl Store {
             config,
             body: RwLock::new(body),
             newest: Mutex::new(newest),
-            engine_side: Mutex::new(EngineSide::new(state, system_rows)),
+            lag_records: AtomicU64::new(records as u64),
+            engine_side: Mutex::new(EngineSide::new(state, system_rows, lag)),
         })
     }
 }
@@ -101,32 +107,32 @@ fn load_system(engine: &dyn Engine, keys: Keys, census: Census) -> Result<(Table
 
 fn load_index(engine: &dyn Engine, keys: Keys, state: &GroupState) -> Result<Index> {
     let mut entries = Vec::with_capacity(usize::try_from(state.index.rows).unwrap_or(0).min(1 << 24));
-    let mut stale = Vec::new();
+    let mut waiting = Waiting::default();
     let mut seen = Census::default();
     for_rows(engine, &keys.index_start(), &keys.index_end(), &mut |key, row| {
-        let history = rows::decode_history(key, row)?;
+        let mut history = rows::decode_history(key, row)?;
         let name = Keys::rest(key).ok_or_else(|| rows::corrupt(key, "the row's key is not one of the index"))?;
         seen.add(name);
         if history.newest().main > state.revision.get() {
             return Err(rows::corrupt(key, "the history is newer than the state"));
         }
-        let versions = history.versions().len();
         // The row may be older than the last compaction.
-        let pruned = history.pruned(state.compacted);
-        if pruned.as_ref().map(|history| history.versions().len()) != Some(versions) {
-            stale.push(Box::from(name));
+        let versions = history.versions().len();
+        if !history.prune(state.compacted) {
+            waiting.push_orphan(name);
+            return Ok(());
         }
-        entries.extend(pruned.map(|history: History| (Box::from(name), history)));
+        if history.versions().len() < versions {
+            history.set_row(Row::Loose);
+            waiting.push_loose(name);
+        }
+        entries.push((Box::from(name), history));
         Ok(())
     })?;
     if seen != state.index {
         return Err(rows::corrupt(&keys.index_start(), &incomplete(seen, state.index)));
     }
-    let mut index = Index::from_sorted(entries);
-    for key in stale {
-        index.mark_dirty(&key, true);
-    }
-    Ok(index)
+    Ok(Index::from_sorted(entries, waiting))
 }
 
 fn incomplete(seen: Census, expected: Census) -> String {
@@ -171,11 +177,14 @@ impl Body {
     }
 
     /// Brings an index that is at least as new as `checkpoint` up to the state's revision. Compaction never goes beyond
-    /// the checkpoint, so that a record that is missing above it is found.
-    fn replay(&self, checkpoint: Revision, state: &GroupState) -> Result<()> {
+    /// the checkpoint, so that a record that is missing above it is found. Returns how many records there were, and their
+    /// bytes.
+    fn replay(&self, checkpoint: Revision, state: &GroupState) -> Result<(usize, usize)> {
         let mut touched = Vec::new();
+        let (mut records, mut bytes) = (0, 0);
         self.scan(checkpoint.next(), state.revision, checkpoint, &mut |record| {
             self.index.write().apply(&record);
+            (records, bytes) = (records + 1, bytes + record.payload_bytes());
             if record.rev.main <= state.compacted {
                 touched.push(record.key);
             }
@@ -185,7 +194,7 @@ impl Body {
         for key in touched {
             index.prune(&key, state.compacted);
         }
-        Ok(())
+        Ok((records, bytes))
     }
 
     /// Derives which keys hang on which lease.

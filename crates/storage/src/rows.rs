@@ -12,6 +12,7 @@
 
 use crate::codec::{Decoder, Encoder};
 use crate::index::{History, Kind, Version};
+use crate::waiting::Row;
 use crate::{Applied, Result, StorageError};
 use bytes::Bytes;
 use quorate_core::{Record, Rev, Revision, codec};
@@ -21,6 +22,9 @@ pub(crate) const FORMAT_VERSION: u32 = 1;
 
 const KIND_DELETE: u8 = 0;
 const KIND_PUT: u8 = 1;
+
+/// A version in a row of the index.
+const VERSION_BYTES: usize = 37;
 
 /// The row `checksum | content` for the place `key`.
 pub(crate) fn seal(key: &[u8], content: &[u8]) -> Vec<u8> {
@@ -73,7 +77,7 @@ pub(crate) fn decode_record(key: &[u8], rev: Rev, row: &Bytes) -> Result<(Record
 
 /// Content of a key's row in the index checkpoint.
 pub(crate) fn encode_history(versions: &[Version]) -> Vec<u8> {
-    let mut row = Encoder(Vec::with_capacity(versions.len() * 37));
+    let mut row = Encoder(Vec::with_capacity(versions.len() * VERSION_BYTES));
     for version in versions {
         row.u8(match version.kind {
             Kind::Put => KIND_PUT,
@@ -92,9 +96,12 @@ pub(crate) fn encode_history(versions: &[Version]) -> Vec<u8> {
 pub(crate) fn decode_history(key: &[u8], row: &[u8]) -> Result<History> {
     let content = open(key, row)?;
     let bad = || corrupt(key, "the history cannot be decoded");
-    let mut versions = Vec::with_capacity(content.len() / 37);
+    if content.len() == VERSION_BYTES {
+        return Ok(History::One(parse_version(content).ok_or_else(bad)?, Row::Clean));
+    }
+    let mut versions = Vec::with_capacity(content.len() / VERSION_BYTES);
     let mut rest = content;
-    while let Some((version, tail)) = rest.split_at_checked(37) {
+    while let Some((version, tail)) = rest.split_at_checked(VERSION_BYTES) {
         versions.push(parse_version(version).ok_or_else(bad)?);
         rest = tail;
         if rest.is_empty() {

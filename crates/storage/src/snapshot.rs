@@ -216,12 +216,10 @@ impl Installer {
             }
             self.put(&before, before.rev.main != record.rev.main);
         }
-        self.index.apply(&record);
+        self.index.load(&record);
         self.records += 1;
         self.pending = Some(record);
         if self.batch.bytes() >= BATCH_BYTES {
-            // All keys are written at the end; which ones are dirty does not matter until then.
-            self.index.clear_dirty();
             self.write()?;
         }
         Ok(())
@@ -282,7 +280,6 @@ impl Installer {
 
     /// Writes the checkpoint's rows.
     fn write_index(&mut self) -> Result<Census> {
-        self.index.clear_dirty();
         let index = std::mem::take(&mut self.index);
         let mut census = Census::default();
         let mut after: Option<Box<[u8]>> = None;
@@ -326,6 +323,7 @@ impl Installer {
         store.engine.flush()?;
         let old = std::mem::replace(&mut *store.body.write(), Arc::new(body));
         side.switched(system_rows, &old);
+        store.tell_lag(&side);
         *newest = Newest {
             revision: meta.revision,
             compacted: meta.compacted,

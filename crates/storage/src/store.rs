@@ -21,6 +21,7 @@ use quorate_core::{
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A position in the group's log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -38,11 +39,21 @@ pub struct StoreConfig {
     pub tail_bytes_max: usize,
     /// Bytes of records that are kept for reads.
     pub cache_bytes_max: usize,
+    /// Records that may be newer than the index checkpoint, which is what a restart reads beside that; or a quarter of the
+    /// number of keys, if that is more.
+    pub lag_records_max: usize,
+    /// Bytes of records that may be newer than the index checkpoint.
+    pub lag_bytes_max: usize,
 }
 
 impl Default for StoreConfig {
     fn default() -> Self {
-        Self { tail_bytes_max: 64 << 20, cache_bytes_max: 256 << 20 }
+        Self {
+            tail_bytes_max: 64 << 20,
+            cache_bytes_max: 256 << 20,
+            lag_records_max: 1 << 19,
+            lag_bytes_max: 512 << 20,
+        }
     }
 }
 
@@ -61,6 +72,8 @@ pub struct Metrics {
     pub tail_bytes: u64,
     /// Keys that wait for the index checkpoint.
     pub checkpoint_keys: u64,
+    /// Records in the engine that are newer than the index checkpoint: what a restart reads beside the checkpoint.
+    pub checkpoint_lag_records: u64,
     /// Bytes in the record cache.
     pub cache_bytes: u64,
     /// Reads of records (beyond the tail) that the cache answered.
@@ -140,6 +153,8 @@ pub struct Store {
     pub(crate) body: RwLock<Arc<Body>>,
     pub(crate) newest: Mutex<Newest>,
     pub(crate) engine_side: Mutex<EngineSide>,
+    /// As of the last step that changed it.
+    pub(crate) lag_records: AtomicU64,
 }
 
 impl Store {
@@ -283,7 +298,7 @@ impl Store {
         };
         let (keys, versions, checkpoint_keys) = {
             let index = body.index.read();
-            (index.live(), index.versions(), index.dirty_len() as u64)
+            (index.live(), index.versions(), index.waiting_len() as u64)
         };
         let (cache_hits, cache_misses) = body.cache.counts();
         let tail_bytes = body.tail.read().bytes() as u64;
@@ -295,6 +310,7 @@ impl Store {
             compacted,
             tail_bytes,
             checkpoint_keys,
+            checkpoint_lag_records: self.lag_records.load(Ordering::Relaxed),
             cache_bytes,
             cache_hits,
             cache_misses,

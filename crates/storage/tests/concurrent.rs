@@ -100,7 +100,7 @@ impl Drop for Done<'_> {
 fn run(kind: EngineKind) {
     let dir = tempfile::tempdir().unwrap();
     let engine = open_engine(kind, dir.path(), EngineConfig { cache_bytes: 1 << 20 }).unwrap();
-    let config = StoreConfig { tail_bytes_max: 20_000, cache_bytes_max: 10_000 };
+    let config = StoreConfig { tail_bytes_max: 20_000, cache_bytes_max: 10_000, ..StoreConfig::default() };
     let store = Store::open(engine, GroupId::DEFAULT, config).unwrap();
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {

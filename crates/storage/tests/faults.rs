@@ -45,7 +45,11 @@ fn entry(model: &Model, i: usize) -> Delta {
 }
 
 fn store_on(engine: Arc<dyn Engine>) -> Result<Store, StorageError> {
-    Store::open(engine, GroupId::DEFAULT, StoreConfig { tail_bytes_max: 1 << 20, cache_bytes_max: 4000 })
+    Store::open(
+        engine,
+        GroupId::DEFAULT,
+        StoreConfig { tail_bytes_max: 1 << 20, cache_bytes_max: 4000, ..StoreConfig::default() },
+    )
 }
 
 fn open(kind: EngineKind, dir: &Path) -> Result<Store, StorageError> {

@@ -27,7 +27,7 @@ fn write_and_read_back(kind: EngineKind, data_bytes: usize, resident_bytes_max: 
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let dir = tempfile::tempdir().unwrap();
     let engine = open_engine(kind, dir.path(), EngineConfig { cache_bytes: 4 << 20 }).unwrap();
-    let config = StoreConfig { tail_bytes_max: 2 << 20, cache_bytes_max: 4 << 20 };
+    let config = StoreConfig { tail_bytes_max: 2 << 20, cache_bytes_max: 4 << 20, ..StoreConfig::default() };
     let store = Store::open(engine, GroupId::DEFAULT, config).unwrap();
     let before = resident_bytes();
     let mut peak = before;

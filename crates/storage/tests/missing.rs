@@ -18,7 +18,7 @@ const SYSTEM: u8 = 4;
 
 fn open(engine: &MemoryEngine) -> Result<Store, StorageError> {
     // Next to no cache, so that reads go to the engine.
-    let config = StoreConfig { tail_bytes_max: 1 << 20, cache_bytes_max: 0 };
+    let config = StoreConfig { tail_bytes_max: 1 << 20, cache_bytes_max: 0, ..StoreConfig::default() };
     Store::open(Arc::new(engine.clone()), GroupId::DEFAULT, config)
 }
 

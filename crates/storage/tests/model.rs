@@ -99,7 +99,13 @@ impl Place<'_> {
     }
 
     fn open(&self) -> Arc<Store> {
-        let config = StoreConfig { tail_bytes_max: 1 << 20, cache_bytes_max: 2000 };
+        // A bound on the checkpoint's lag that is met now and then, so that drains have to write to it, too.
+        let config = StoreConfig {
+            tail_bytes_max: 1 << 20,
+            cache_bytes_max: 2000,
+            lag_records_max: 12,
+            ..StoreConfig::default()
+        };
         Arc::new(Store::open(self.engine(), GroupId::new(3), config).unwrap())
     }
 }

@@ -18,10 +18,10 @@ use tokio::time::Instant;
 const DRAIN_BYTES: usize = 4 << 20;
 
 /// Keys of the index that one checkpoint step writes.
-const CHECKPOINT_KEYS: usize = 2000;
+const CHECKPOINT_KEYS: usize = 4096;
 
 /// Checkpoint steps between two flushes.
-const CHECKPOINT_STEPS_MAX: usize = 64;
+const CHECKPOINT_STEPS_MAX: usize = 32;
 
 /// Pause before a full disk is tried again.
 const FULL_DISK_PAUSE: Duration = Duration::from_millis(500);
@@ -147,10 +147,7 @@ impl Upkeep {
                 break;
             }
         }
-        // Also while nothing is written: the checkpoint goes on until a restart has nothing to read beside it.
-        let work = self.dirty || self.store.metrics().checkpoint_keys > 0;
-        if work && self.flush_is_due() {
-            self.checkpoint()?;
+        if self.flush_is_due() && (self.dirty || self.checkpoint()?) {
             let durable = self.flush()?;
             self.purge_log(durable).await;
         }
@@ -194,18 +191,20 @@ impl Upkeep {
         });
     }
 
-    /// At leisure while little waits; faster the more does, and as fast as it goes while nothing is written, so that a restart
-    /// has little to read. (A checkpoint counts when its walk over the keys is through.)
-    fn checkpoint(&self) -> Result<(), StorageError> {
-        let waiting = self.store.metrics().checkpoint_keys as usize;
-        let wanted = if self.dirty { waiting / CHECKPOINT_KEYS / 2 } else { CHECKPOINT_STEPS_MAX };
-        let steps = wanted.clamp(1, CHECKPOINT_STEPS_MAX);
-        for _ in 0..steps {
+    /// While nothing is written, until a restart has nothing to read beside it. (Under a load, drains see to it that it does
+    /// not fall behind too far. To keep it closer than that would cost a page per key.) Returns whether there was something
+    /// to do.
+    fn checkpoint(&self) -> Result<bool, StorageError> {
+        let metrics = self.store.metrics();
+        if metrics.checkpoint_keys == 0 && metrics.checkpoint_lag_records == 0 {
+            return Ok(false);
+        }
+        for _ in 0..CHECKPOINT_STEPS_MAX {
             if self.store.checkpoint_step(CHECKPOINT_KEYS)? == Progress::Idle {
                 break;
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     fn flush_is_due(&self) -> bool {
