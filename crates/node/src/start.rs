@@ -255,9 +255,8 @@ fn upkeep_options(config: &Config) -> UpkeepOptions {
 async fn listen(config: &Config, env: &dyn Env, service: &Arc<Service>) -> Result<Vec<JoinHandle<()>>, Error> {
     let mut tasks = Vec::new();
     for url in &config.listen_peer_urls {
-        let address = crate::urls::host_port(url).map_err(Error::Fatal)?;
         let listener = env
-            .listen(address)
+            .listen(url.clone())
             .await
             .map_err(|error| Error::Fatal(format!("cannot listen for peers on {url}: {error} (--listen-peer-urls)")))?;
         tasks.push(tokio::spawn(peer::serve(listener, service.clone())));

@@ -1,4 +1,9 @@
-//! URLs of members: `http://host:port`.
+//! URLs of members: `http://host:port`, or `https://` for TLS.
+
+/// Whether a URL asks for TLS.
+pub fn is_tls(url: &str) -> bool {
+    url.starts_with("https://")
+}
 
 /// `host:port` of a URL.
 ///
@@ -6,8 +11,7 @@
 /// Says what is wrong with the URL.
 pub fn host_port(url: &str) -> Result<String, String> {
     let rest = match url.split_once("://") {
-        Some(("http", rest)) => rest,
-        Some(("https", _)) => return Err(format!("{url}: TLS between members is not there yet; use http://")),
+        Some(("http" | "https", rest)) => rest,
         Some((scheme, _)) => return Err(format!("{url}: scheme {scheme:?} is not one of http, https")),
         None => return Err(format!("{url}: not a URL; write http://host:port")),
     };
@@ -25,21 +29,15 @@ pub fn host_port(url: &str) -> Result<String, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::host_port;
+    use super::{host_port, is_tls};
 
     #[test]
     fn table() {
         assert_eq!(host_port("http://localhost:2380").as_deref(), Ok("localhost:2380"));
         assert_eq!(host_port("http://[::1]:2380/").as_deref(), Ok("[::1]:2380"));
-        for bad in [
-            "localhost:2380",
-            "http://localhost",
-            "http://:1",
-            "http://a:99999",
-            "http://a:1/x",
-            "ftp://a:1",
-            "https://a:1",
-        ] {
+        assert_eq!(host_port("https://a:1").as_deref(), Ok("a:1"));
+        assert!(is_tls("https://a:1") && !is_tls("http://a:1"));
+        for bad in ["localhost:2380", "http://localhost", "http://:1", "http://a:99999", "http://a:1/x", "ftp://a:1"] {
             assert!(host_port(bad).is_err(), "{bad}");
         }
     }

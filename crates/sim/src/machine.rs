@@ -6,6 +6,7 @@ use crate::clock::MachineClock;
 use crate::network::Network;
 use parking_lot::Mutex;
 use quorate_node::env::{Accepted, BoxFuture, ByteStream, Env, Listener};
+use quorate_node::urls::host_port;
 use quorate_node::{Config, Node};
 use quorate_storage::engine::RedbEngine;
 use quorate_storage::{Engine, EngineConfig, EngineError, EngineKind};
@@ -285,14 +286,20 @@ impl Env for SimEnv {
         }
     }
 
-    fn connect(&self, address: String) -> BoxFuture<io::Result<Box<dyn ByteStream>>> {
+    fn connect(&self, url: String) -> BoxFuture<io::Result<Box<dyn ByteStream>>> {
         let doors = self.doors.clone();
         let peer_clock = move |machine: usize| doors[machine].clock();
-        Box::pin(self.network.clone().connect(self.machine, self.clock.clone(), peer_clock, address))
+        match host_port(&url) {
+            Ok(address) => {
+                Box::pin(self.network.clone().connect(self.machine, self.clock.clone(), peer_clock, address))
+            }
+            Err(error) => Box::pin(async move { Err(io::Error::other(error)) }),
+        }
     }
 
-    fn listen(&self, address: String) -> BoxFuture<io::Result<Box<dyn Listener>>> {
-        let listening = self.network.listen(self.machine, address);
+    fn listen(&self, url: String) -> BoxFuture<io::Result<Box<dyn Listener>>> {
+        let address = host_port(&url).map_err(io::Error::other);
+        let listening = address.and_then(|address| self.network.listen(self.machine, address));
         Box::pin(async move { Ok(Box::new(SimListener(listening?)) as Box<dyn Listener>) })
     }
 

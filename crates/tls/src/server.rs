@@ -10,18 +10,22 @@ use crate::pending::Pending;
 use crate::reload::Reloading;
 use crate::verify::{self, Allowed};
 use crate::{Error, KeyPair, Policy, address, files};
+use parking_lot::Mutex;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::sign::SingleCertAndKey;
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 /// Handshakes under way.
 const HANDSHAKES_MAX: usize = 1024;
+
+/// Log lines about rejected connections.
+const LINES_PER_SECOND_MAX: u32 = 10;
 
 /// How long, and for how many bytes, a refused side is listened to, so that it can read why it was refused.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -73,6 +77,7 @@ struct Inner {
     config: Reloading<Loaded>,
     pending: Pending,
     counts: Counts,
+    log_limit: LogLimit,
 }
 
 struct Loaded {
@@ -92,14 +97,14 @@ impl Server {
         }
         let loading = options.clone();
         let config = Reloading::new(options.subject, watched, move || load(&loading))?;
-        Ok(Self {
-            inner: Arc::new(Inner {
-                options,
-                config,
-                pending: Pending::new(HANDSHAKES_MAX),
-                counts: Counts::default(),
-            }),
-        })
+        let inner = Inner {
+            options,
+            config,
+            pending: Pending::new(HANDSHAKES_MAX),
+            counts: Counts::default(),
+            log_limit: LogLimit::default(),
+        };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// Shakes hands with whoever dialled, from `remote` (if that is an address). Returns the encrypted stream, and the
@@ -110,7 +115,7 @@ impl Server {
     pub async fn accept<I>(
         &self,
         io: I,
-        remote: Option<IpAddr>,
+        remote: Option<SocketAddr>,
     ) -> Result<(TlsStream<I>, Option<Certificate>), HandshakeError>
     where
         I: AsyncRead + AsyncWrite + Unpin,
@@ -129,7 +134,7 @@ impl Server {
         };
         match &outcome {
             Ok(_) => self.inner.counts.succeed(),
-            Err(error) => self.inner.counts.fail(error.reason),
+            Err(error) => self.refused(error, remote),
         }
         outcome
     }
@@ -137,7 +142,7 @@ impl Server {
     async fn shake_hands<I>(
         &self,
         io: I,
-        remote: Option<IpAddr>,
+        remote: Option<SocketAddr>,
     ) -> Result<(TlsStream<I>, Option<Certificate>), HandshakeError>
     where
         I: AsyncRead + AsyncWrite + Unpin,
@@ -161,13 +166,28 @@ impl Server {
             .map_err(|error| HandshakeError::new(Reason::BadCertificate, error))?;
         if let (Some(certificate), Some(remote)) = (&certificate, remote)
             && self.checks_address()
-            && let Err(words) = address::check(certificate, remote).await
+            && let Err(words) = address::check(certificate, remote.ip()).await
         {
             // The refused side will see the end of the connection, whether or not this arrives.
             let _ = stream.shutdown().await;
             return Err(HandshakeError::new(Reason::WrongAddress, words));
         }
         Ok((stream, certificate))
+    }
+
+    fn refused(&self, error: &HandshakeError, remote: Option<SocketAddr>) {
+        let (subject, reason) = (self.inner.options.subject, error.reason.label());
+        let from = remote.map_or_else(|| "a Unix socket".to_owned(), |remote| remote.to_string());
+        self.inner.counts.fail(error.reason);
+        match error.reason {
+            // Balancers look whether a port is open, and say nothing.
+            Reason::Closed => tracing::debug!(subject, from, reason, %error, "rejected a connection"),
+            _ => {
+                if let Some(unsaid) = self.inner.log_limit.take(Instant::now()) {
+                    tracing::warn!(subject, from, reason, %error, unsaid, "rejected a connection");
+                }
+            }
+        }
     }
 
     fn checks_address(&self) -> bool {
@@ -227,6 +247,33 @@ fn load(options: &ServerOptions) -> Result<Loaded, Error> {
     Ok(Loaded { config: Arc::new(config), not_after })
 }
 
+/// Keeps those who are rejected from filling the log.
+#[derive(Default)]
+struct LogLimit(Mutex<LogState>);
+
+#[derive(Default)]
+struct LogState {
+    second: Option<Instant>,
+    lines: u32,
+    unsaid: u64,
+}
+
+impl LogLimit {
+    /// Whether there may be another line now; if so, how many there might have been since the last one.
+    fn take(&self, now: Instant) -> Option<u64> {
+        let mut state = self.0.lock();
+        if state.second.is_none_or(|second| now.duration_since(second) >= Duration::from_secs(1)) {
+            (state.second, state.lines) = (Some(now), 0);
+        }
+        if state.lines == LINES_PER_SECOND_MAX {
+            state.unsaid += 1;
+            return None;
+        }
+        state.lines += 1;
+        Some(std::mem::take(&mut state.unsaid))
+    }
+}
+
 /// Lets the other side read the alert. Closing a socket with unread bytes in it makes the system drop what was sent.
 async fn say_farewell<I: AsyncRead + AsyncWrite + Unpin>(mut io: I) {
     let farewell = async {
@@ -242,4 +289,18 @@ async fn say_farewell<I: AsyncRead + AsyncWrite + Unpin>(mut io: I) {
     };
     // Whoever does not want to know why need not.
     let _ = tokio::time::timeout(FAREWELL, farewell).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn those_who_are_rejected_do_not_fill_the_log() {
+        let (limit, start) = (LogLimit::default(), Instant::now());
+        let said = (0..100).filter(|_| limit.take(start).is_some()).count();
+        assert_eq!(said, LINES_PER_SECOND_MAX as usize);
+        assert_eq!(limit.take(start + Duration::from_secs(1)), Some(90));
+        assert_eq!(limit.take(start + Duration::from_secs(1)), Some(0));
+    }
 }

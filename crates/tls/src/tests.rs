@@ -2,7 +2,7 @@
 
 use crate::testing::{Authority, Identity, replace};
 use crate::*;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
@@ -91,7 +91,7 @@ async fn meet(server: &Server, options: ClientOptions) -> (String, String) {
 async fn meet_from(server: &Server, options: ClientOptions, from: Option<&str>) -> (String, String) {
     let client = Client::new("tests", options).unwrap();
     let (ours, theirs) = duplex(1 << 16);
-    let remote = from.map(|address| address.parse::<IpAddr>().unwrap());
+    let remote = from.map(|address| SocketAddr::new(address.parse::<IpAddr>().unwrap(), 1));
     let accepting = async {
         match server.accept(theirs, remote).await {
             Ok((mut stream, certificate)) => {

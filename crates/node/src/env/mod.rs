@@ -6,7 +6,7 @@
 
 mod os;
 
-pub use os::OsEnv;
+pub use os::{OsEnv, PeerTls};
 
 use quorate_storage::{Engine, EngineConfig, EngineError, EngineKind, open_engine};
 use quorate_wal::Disk;
@@ -27,8 +27,8 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for T {}
 
 /// A stream that a peer opened.
 pub struct Accepted {
-    /// The stream.
-    pub stream: Box<dyn ByteStream>,
+    /// The stream, once both sides know who the other is. It may take long: nobody else must wait for it.
+    pub opening: BoxFuture<io::Result<Box<dyn ByteStream>>>,
     /// Who dialled, for logs.
     pub from: String,
 }
@@ -67,11 +67,11 @@ pub trait Env: Send + Sync + 'static {
         open_engine(kind, dir, config)
     }
 
-    /// Dials `host:port`.
-    fn connect(&self, address: String) -> BoxFuture<io::Result<Box<dyn ByteStream>>>;
+    /// Dials a member's URL: see [`crate::urls`].
+    fn connect(&self, url: String) -> BoxFuture<io::Result<Box<dyn ByteStream>>>;
 
-    /// Listens on `host:port`.
-    fn listen(&self, address: String) -> BoxFuture<io::Result<Box<dyn Listener>>>;
+    /// Listens on a member's URL.
+    fn listen(&self, url: String) -> BoxFuture<io::Result<Box<dyn Listener>>>;
 
     /// Runs a future that blocks on the disk now and then: in production on a thread of its own.
     fn spawn_dedicated(&self, name: &'static str, task: BoxFuture<()>);

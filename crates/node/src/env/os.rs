@@ -1,6 +1,7 @@
 //! The real outside: the operating system.
 
 use super::{Accepted, BoxFuture, ByteStream, Env, Listener};
+use crate::urls;
 use fs4::fs_std::FileExt;
 use quorate_wal::{Disk, OsDisk};
 use std::fs::OpenOptions;
@@ -12,16 +13,31 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::net::{TcpListener, TcpStream};
 
+/// TLS between members.
+#[derive(Clone, Debug)]
+pub struct PeerTls {
+    /// Accepts members; none if there is no certificate for it.
+    pub server: Option<quorate_tls::Server>,
+    /// Dials members.
+    pub client: quorate_tls::Client,
+}
+
 /// The operating system as an [`Env`].
 pub struct OsEnv {
     start: Instant,
     disk: Arc<OsDisk>,
+    peer_tls: Option<PeerTls>,
 }
 
 impl OsEnv {
-    /// The one of this process.
+    /// The one of this process. Members speak plain TCP.
     pub fn new() -> Self {
-        Self { start: Instant::now(), disk: Arc::new(OsDisk) }
+        Self { start: Instant::now(), disk: Arc::new(OsDisk), peer_tls: None }
+    }
+
+    /// Likewise, with TLS for `https` URLs of members.
+    pub fn with_peer_tls(self, tls: PeerTls) -> Self {
+        Self { peer_tls: Some(tls), ..self }
     }
 }
 
@@ -57,16 +73,38 @@ impl Env for OsEnv {
         if file.try_lock_exclusive()? { Ok(Box::new(file)) } else { Err(io::ErrorKind::WouldBlock.into()) }
     }
 
-    fn connect(&self, address: String) -> BoxFuture<io::Result<Box<dyn ByteStream>>> {
+    fn connect(&self, url: String) -> BoxFuture<io::Result<Box<dyn ByteStream>>> {
+        let tls = self.peer_tls.as_ref().map(|tls| tls.client.clone());
         Box::pin(async move {
-            let stream = TcpStream::connect(address).await?;
+            let address = urls::host_port(&url).map_err(io::Error::other)?;
+            let tls = match (urls::is_tls(&url), tls) {
+                (false, _) => None,
+                (true, Some(tls)) => Some(tls),
+                (true, None) => return Err(no_tls()),
+            };
+            let stream = TcpStream::connect(&address).await?;
             stream.set_nodelay(true)?;
-            Ok(Box::new(stream) as Box<dyn ByteStream>)
+            Ok(match tls {
+                None => Box::new(stream) as Box<dyn ByteStream>,
+                Some(tls) => {
+                    let host = address.rsplit_once(':').map_or(address.as_str(), |(host, _)| host);
+                    Box::new(tls.connect(stream, host).await?)
+                }
+            })
         })
     }
 
-    fn listen(&self, address: String) -> BoxFuture<io::Result<Box<dyn Listener>>> {
-        Box::pin(async move { Ok(Box::new(Tcp(TcpListener::bind(address).await?)) as Box<dyn Listener>) })
+    fn listen(&self, url: String) -> BoxFuture<io::Result<Box<dyn Listener>>> {
+        let tls = self.peer_tls.as_ref().and_then(|tls| tls.server.clone());
+        Box::pin(async move {
+            let address = urls::host_port(&url).map_err(io::Error::other)?;
+            let tls = match (urls::is_tls(&url), tls) {
+                (false, _) => None,
+                (true, Some(tls)) => Some(tls),
+                (true, None) => return Err(no_tls()),
+            };
+            Ok(Box::new(Tcp { listener: TcpListener::bind(address).await?, tls }) as Box<dyn Listener>)
+        })
     }
 
     fn spawn_dedicated(&self, name: &'static str, task: BoxFuture<()>) {
@@ -92,14 +130,31 @@ impl Env for OsEnv {
     }
 }
 
-struct Tcp(TcpListener);
+fn no_tls() -> io::Error {
+    io::Error::other("TLS between members is not set up (--peer-cert-file, --peer-key-file, --peer-trusted-ca-file)")
+}
+
+struct Tcp {
+    listener: TcpListener,
+    tls: Option<quorate_tls::Server>,
+}
 
 impl Listener for Tcp {
     fn accept(&mut self) -> Pin<Box<dyn Future<Output = io::Result<Accepted>> + Send + '_>> {
         Box::pin(async move {
-            let (stream, from) = self.0.accept().await?;
+            let (stream, from) = self.listener.accept().await?;
             stream.set_nodelay(true)?;
-            Ok(Accepted { stream: Box::new(stream), from: from.to_string() })
+            let tls = self.tls.clone();
+            let opening = Box::pin(async move {
+                Ok(match tls {
+                    None => Box::new(stream) as Box<dyn ByteStream>,
+                    Some(tls) => {
+                        let (stream, _) = tls.accept(stream, Some(from)).await.map_err(io::Error::other)?;
+                        Box::new(stream)
+                    }
+                })
+            });
+            Ok(Accepted { opening, from: from.to_string() })
         })
     }
 }

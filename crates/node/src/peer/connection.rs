@@ -88,8 +88,7 @@ pub(super) async fn connect(
 
 async fn connect_one(env: &dyn Env, dial: &Dial<'_>, url: &str) -> Result<Connection, (PeerError, pb::Refusal)> {
     let not_connected = |e: std::io::Error| (PeerError::NotConnected(format!("{url}: {e}")), pb::Refusal::None);
-    let address = crate::urls::host_port(url).map_err(|e| (PeerError::NotConnected(e), pb::Refusal::None))?;
-    let stream = env.connect(address).await.map_err(not_connected)?;
+    let stream = env.connect(url.to_owned()).await.map_err(not_connected)?;
     let (read, mut write) = tokio::io::split(stream);
     let mut out = BytesMut::from(&frame::PREFACE[..]);
     frame::encode(&dial.identity.hello(dial.to), &mut out);

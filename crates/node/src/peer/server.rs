@@ -1,19 +1,20 @@
 //! The accepting side: introduces peers, hands their requests to the node, writes the responses.
 
 use super::frame::{self, FrameReader};
-use crate::env::{Accepted, ByteStream, Listener};
+use crate::env::{Accepted, BoxFuture, ByteStream, Listener};
 use bytes::BytesMut;
 use pb::request::Kind as Ask;
 use pb::response::Kind as Answer;
 use quorate_core::GroupId;
 use quorate_proto::peer_v1 as pb;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 use tokio::io::{AsyncWriteExt, WriteHalf};
 use tokio::sync::{Semaphore, mpsc};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 
 /// Peer connections that are open at once. A cluster has a handful of members; more is a mistake or an attack.
 const CONNECTIONS_MAX: usize = 256;
@@ -21,7 +22,7 @@ const CONNECTIONS_MAX: usize = 256;
 /// Requests of one connection that are being handled. Beyond it, the connection is not read.
 const REQUESTS_MAX: usize = 1024;
 
-/// How long the introduction may take.
+/// How long a connection may take until it has introduced itself, its TLS handshake included.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What the node does for its peers.
@@ -54,12 +55,13 @@ pub(crate) trait PeerService: Send + Sync + 'static {
 /// Accepts peers until the task is dropped; then all their connections end.
 pub(crate) async fn serve<S: PeerService>(mut listener: Box<dyn Listener>, service: Arc<S>) {
     let mut connections = JoinSet::new();
+    let mut strangers = Strangers::default();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             Some(_) = connections.join_next() => continue,
         };
-        let Accepted { stream, from } = match accepted {
+        let Accepted { opening, from } = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a peer");
@@ -67,30 +69,62 @@ pub(crate) async fn serve<S: PeerService>(mut listener: Box<dyn Listener>, servi
                 continue;
             }
         };
-        if connections.len() >= CONNECTIONS_MAX {
+        // Who stalls must not keep members out.
+        if connections.len() >= CONNECTIONS_MAX && !strangers.end_oldest() {
             tracing::warn!(from, "too many peer connections: closing the newest");
             continue;
         }
         let service = service.clone();
-        connections.spawn(async move {
-            if let Err(error) = serve_connection(stream, service).await
+        let introduced = Arc::new(AtomicBool::new(false));
+        let known = introduced.clone();
+        let handle = connections.spawn(async move {
+            if let Err(error) = serve_connection(opening, service, &known).await
                 && error.kind() != io::ErrorKind::UnexpectedEof
             {
                 tracing::debug!(from, %error, "peer connection ended");
             }
         });
+        strangers.add(handle, introduced);
     }
 }
 
-async fn serve_connection<S: PeerService>(stream: Box<dyn ByteStream>, service: Arc<S>) -> io::Result<()> {
-    let (read, mut write) = tokio::io::split(stream);
-    let mut reader = FrameReader::new(read);
-    let hello: pb::Hello = tokio::time::timeout(HELLO_TIMEOUT, async {
+/// Connections that have not introduced themselves yet, in the order in which they came.
+#[derive(Default)]
+struct Strangers(VecDeque<(AbortHandle, Arc<AtomicBool>)>);
+
+impl Strangers {
+    fn add(&mut self, connection: AbortHandle, introduced: Arc<AtomicBool>) {
+        self.0.retain(|(connection, introduced)| !connection.is_finished() && !introduced.load(Relaxed));
+        self.0.push_back((connection, introduced));
+    }
+
+    /// Ends the one that has taken longest; `false` if there is none.
+    fn end_oldest(&mut self) -> bool {
+        while let Some((connection, introduced)) = self.0.pop_front() {
+            if !connection.is_finished() && !introduced.load(Relaxed) {
+                connection.abort();
+                return true;
+            }
+        }
+        false
+    }
+}
+
+async fn serve_connection<S: PeerService>(
+    opening: BoxFuture<io::Result<Box<dyn ByteStream>>>,
+    service: Arc<S>,
+    introduced: &AtomicBool,
+) -> io::Result<()> {
+    let (mut reader, mut write, hello) = tokio::time::timeout(HELLO_TIMEOUT, async {
+        let (read, write) = tokio::io::split(opening.await?);
+        let mut reader = FrameReader::new(read);
         reader.preface().await?;
-        reader.next().await
+        let hello: pb::Hello = reader.next().await?;
+        Ok::<_, io::Error>((reader, write, hello))
     })
     .await
     .map_err(|_elapsed| io::Error::from(io::ErrorKind::TimedOut))??;
+    introduced.store(true, Relaxed);
     let reply = service.hello(&hello);
     let refused = !reply.refusal.is_empty();
     let mut out = BytesMut::from(&frame::PREFACE[..]);
