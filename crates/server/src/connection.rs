@@ -9,7 +9,8 @@ use std::sync::Arc;
 pub struct Connection {
     /// Where the client is.
     pub remote: Remote,
-    /// The common name in the client's certificate. There only if the certificate was asked for and verified.
+    /// The common name in the client's certificate. There only if the certificate was verified, and only with
+    /// `--client-cert-auth`: without it, etcd takes no names from certificates either.
     pub common_name: Option<Arc<str>>,
 }
 

@@ -25,12 +25,15 @@ mod service;
 mod shared;
 mod status;
 mod utc;
+mod tls;
 pub mod version;
 
 pub use audit::{AuditOptions, WhenFull};
 pub use compactor::AutoCompaction;
 pub use config::flags::command;
-pub use config::{DumpFormat, Endpoint, Limits, LogFormat, LogOutput, ServerConfig, check, dump};
+pub use config::{
+    CertificateSource, DumpFormat, Endpoint, Limits, LogFormat, LogOutput, ServerConfig, TlsConfig, check, dump,
+};
 pub use error::StartError;
 pub use listen::Serves;
 pub use rotate::Rotation;

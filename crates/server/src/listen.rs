@@ -5,7 +5,7 @@
 
 use crate::StartError;
 use crate::authority::Tolerant;
-use crate::config::{Endpoint, Limits};
+use crate::config::{Endpoint, Limits, ServerConfig};
 use crate::connection::{Connection, Remote};
 use crate::grpc::{self, Body};
 use crate::http as plain_http;
@@ -56,34 +56,44 @@ enum Socket {
     Unix(UnixListener),
 }
 
+/// A connection before anything is known of it.
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<I: AsyncRead + AsyncWrite + Unpin + Send> Stream for I {}
+
 /// An open listener.
 pub struct Listener {
     socket: Socket,
     serves: Serves,
     address: String,
+    tls: Option<quorate_tls::Server>,
 }
 
 impl Listener {
-    /// Opens it.
+    /// Opens it. With `tls`, nothing else is spoken on it.
     ///
     /// # Errors
     /// [`StartError::Listen`]; `flag` is where the address came from.
-    pub async fn open(endpoint: &Endpoint, serves: Serves, flag: &'static str) -> Result<Self, StartError> {
+    pub async fn open(
+        endpoint: &Endpoint,
+        serves: Serves,
+        flag: &'static str,
+        tls: Option<quorate_tls::Server>,
+    ) -> Result<Self, StartError> {
         let failed = |source| StartError::Listen { flag, url: endpoint.to_string(), source };
         let (socket, address) = match endpoint {
-            Endpoint::Tcp { host, port } => {
+            Endpoint::Tcp { host, port, .. } => {
                 // As in Go: the name may lead to IPv6 alone, and most clients dial 127.0.0.1.
                 let host = if host == "localhost" { "127.0.0.1" } else { host };
                 let listener = TcpListener::bind((host, *port)).await.map_err(failed)?;
                 let address = listener.local_addr().map_err(failed)?.to_string();
                 (Socket::Tcp(listener), address)
             }
-            Endpoint::Unix(path) => {
+            Endpoint::Unix { path, .. } => {
                 remove_stale_socket(path).map_err(failed)?;
                 (Socket::Unix(UnixListener::bind(path).map_err(failed)?), path.display().to_string())
             }
         };
-        Ok(Self { socket, serves, address })
+        Ok(Self { socket, serves, address, tls })
     }
 
     /// `ip:port`, or the path.
@@ -111,6 +121,8 @@ pub struct Acceptor {
     shared: Arc<Shared>,
     limits: Limits,
     connections: Arc<Semaphore>,
+    /// `--client-cert-auth`: the common name of a client's certificate says who the client is.
+    names_are_users: bool,
     tasks: TaskTracker,
     /// Canceled: accept nothing more, finish what was begun.
     stop: CancellationToken,
@@ -119,10 +131,12 @@ pub struct Acceptor {
 }
 
 impl Acceptor {
-    /// An acceptor that holds to `limits` and ends with `stop`.
-    pub fn new(shared: Arc<Shared>, limits: &Limits, stop: CancellationToken) -> Self {
+    /// An acceptor that holds to the limits of `config` and ends with `stop`.
+    pub fn new(shared: Arc<Shared>, config: &ServerConfig, stop: CancellationToken) -> Self {
+        let limits = &config.limits;
         Self {
             shared,
+            names_are_users: config.client_tls.client_cert_auth,
             limits: limits.clone(),
             connections: Arc::new(Semaphore::new(limits.connections_max.min(Semaphore::MAX_PERMITS))),
             tasks: TaskTracker::new(),
@@ -172,23 +186,56 @@ impl Acceptor {
                 let (stream, address) = socket.accept().await?;
                 // Small answers must not wait for more to come.
                 stream.set_nodelay(true)?;
-                self.tasks.spawn(self.clone().connection(stream, Remote::Tcp(address), listener.serves, permit));
+                let (serves, peer) = (listener.serves, Connection { remote: Remote::Tcp(address), common_name: None });
+                match listener.tls.clone() {
+                    None => self.tasks.spawn(self.clone().connection(stream, peer, serves, permit)),
+                    Some(tls) => self.tasks.spawn(self.clone().secure(Box::new(stream), tls, peer, serves, permit)),
+                };
             }
             Socket::Unix(socket) => {
                 let (stream, _) = socket.accept().await?;
-                self.tasks.spawn(self.clone().connection(stream, Remote::Unix, listener.serves, permit));
+                let (serves, peer) = (listener.serves, Connection { remote: Remote::Unix, common_name: None });
+                match listener.tls.clone() {
+                    None => self.tasks.spawn(self.clone().connection(stream, peer, serves, permit)),
+                    Some(tls) => self.tasks.spawn(self.clone().secure(Box::new(stream), tls, peer, serves, permit)),
+                };
             }
         }
         Ok(())
     }
 
-    async fn connection<I>(self, stream: I, remote: Remote, serves: Serves, _permit: OwnedSemaphorePermit)
+    /// A connection over TLS. The handshake is part of its task: a slow one is in nobody's way.
+    async fn secure(
+        self,
+        stream: Box<dyn Stream>,
+        tls: quorate_tls::Server,
+        mut peer: Connection,
+        serves: Serves,
+        permit: OwnedSemaphorePermit,
+    ) {
+        let address = match peer.remote {
+            Remote::Tcp(address) => Some(address),
+            Remote::Unix => None,
+        };
+        let accepted = tokio::select! {
+            accepted = tls.accept(stream, address) => accepted,
+            () = self.stop.cancelled() => return,
+        };
+        // A failure is counted and logged there.
+        let Ok((stream, certificate)) = accepted else { return };
+        if self.names_are_users {
+            peer.common_name = certificate.and_then(|certificate| certificate.common_name).map(Into::into);
+        }
+        self.connection(stream, peer, serves, permit).await;
+    }
+
+    async fn connection<I>(self, stream: I, peer: Connection, serves: Serves, _permit: OwnedSemaphorePermit)
     where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         self.shared.metrics.connections_accepted.increment();
         let active = Arc::new(AtomicBool::new(false));
-        let peer = Arc::new(Connection { remote, common_name: None });
+        let peer = Arc::new(peer);
         let service = {
             let (shared, active, peer) = (Arc::clone(&self.shared), Arc::clone(&active), Arc::clone(&peer));
             service_fn(move |mut request: Request<Incoming>| {

@@ -20,7 +20,7 @@ pub fn start(config: &ServerConfig) -> Result<(), StartError> {
     // operator has to know of them, the node says itself.
     let level = config.log_level.as_str().to_ascii_lowercase();
     let filter = EnvFilter::new(format!(
-        "warn,openraft=error,quorate={level},quorate_server={level},quorate_node={level},quorate_storage={level},quorate_wal={level}"
+        "warn,openraft=error,quorate={level},quorate_server={level},quorate_node={level},quorate_storage={level},quorate_wal={level},quorate_tls={level}"
     ));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(false);
     let started = match config.log_format {

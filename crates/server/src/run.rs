@@ -7,6 +7,7 @@ use crate::leaderless::LeaderWatch;
 use crate::listen::{Acceptor, Listener, Serves};
 use crate::metrics::{Histogram, Metrics};
 use crate::shared::Shared;
+use crate::tls::Security;
 use crate::{StartError, log, notify};
 use quorate_node::{FsyncObserver, Node};
 use std::sync::Arc;
@@ -88,9 +89,9 @@ impl Server {
         for warning in &config.warnings {
             tracing::warn!("{warning}");
         }
-        warn_of_open_listeners(&config);
+        let security = Security::new(&config)?;
         // A taken port is found before anything is written to the disk.
-        let listeners = open_listeners(&config).await?;
+        let listeners = open_listeners(&config, &security).await?;
         let fsyncs = Arc::new(Histogram::of_fsyncs());
         let observed = Arc::clone(&fsyncs);
         config.node.fsync_observer = Some(FsyncObserver(Arc::new(move |took| observed.observe(took))));
@@ -98,7 +99,7 @@ impl Server {
         let observed = Arc::clone(&flushes);
         config.node.flush_observer = Some(FsyncObserver(Arc::new(move |took| observed.observe(took))));
         let audit = config.audit.as_ref().map(AuditLog::open).transpose()?;
-        let node = Node::start(config.node.clone()).await.map_err(StartError::Node)?;
+        let node = Node::start_in(config.node.clone(), security.env()).await.map_err(StartError::Node)?;
         let stopping = CancellationToken::new();
         let (leaderless, no_leader) = LeaderWatch::new(node.clone(), config.node.election_timeout);
         let shared = Arc::new(Shared::new(
@@ -106,11 +107,12 @@ impl Server {
             &config,
             Metrics::new(config.metrics_extensive, fsyncs, flushes),
             audit,
+            security,
             no_leader,
             stopping.clone(),
         ));
         let withdrawals = shared.withdrawals.clone();
-        let acceptor = Acceptor::new(Arc::clone(&shared), &config.limits, stopping.clone());
+        let acceptor = Acceptor::new(Arc::clone(&shared), &config, stopping.clone());
         let tasks = TaskTracker::new();
         tasks.spawn(leaderless.run(stopping.clone()));
         if let Some(mode) = config.auto_compaction {
@@ -178,20 +180,7 @@ async fn listen_when_ready(node: Node, acceptor: Acceptor, listener: Listener, s
     }
 }
 
-fn warn_of_open_listeners(config: &ServerConfig) {
-    let lists = [
-        ("--listen-client-urls", &config.listen_client),
-        ("--listen-client-http-urls", &config.listen_http),
-        ("--listen-metrics-urls", &config.listen_metrics),
-    ];
-    for (flag, endpoints) in lists {
-        for endpoint in endpoints.iter().filter(|endpoint| !endpoint.is_local()) {
-            tracing::warn!(flag, %endpoint, "whoever reaches this address reads and writes everything: it is not encrypted");
-        }
-    }
-}
-
-async fn open_listeners(config: &ServerConfig) -> Result<Vec<Listener>, StartError> {
+async fn open_listeners(config: &ServerConfig, security: &Security) -> Result<Vec<Listener>, StartError> {
     let client_serves = if config.listen_http.is_empty() { Serves::All } else { Serves::Grpc };
     let mut listeners = Vec::new();
     for (flag, endpoints, serves) in [
@@ -200,7 +189,8 @@ async fn open_listeners(config: &ServerConfig) -> Result<Vec<Listener>, StartErr
         ("listen-metrics-urls", &config.listen_metrics, Serves::Http),
     ] {
         for endpoint in endpoints {
-            listeners.push(Listener::open(endpoint, serves, flag).await?);
+            let tls = security.clients.clone().filter(|_| endpoint.is_tls());
+            listeners.push(Listener::open(endpoint, serves, flag, tls).await?);
         }
     }
     Ok(listeners)

@@ -4,6 +4,7 @@ use crate::audit::AuditLog;
 use crate::config::ServerConfig;
 use crate::limits::Gauge;
 use crate::metrics::Metrics;
+use crate::tls::Security;
 use quorate_node::Node;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -19,6 +20,8 @@ pub struct Shared {
     pub metrics: Metrics,
     /// Where requests are written down, if they are.
     pub audit: Option<AuditLog>,
+    /// How connections are secured, and which are not.
+    pub security: Security,
     /// Requests and streams under way.
     pub requests: Arc<Gauge>,
     /// Bytes of requests being read and carried out.
@@ -45,6 +48,7 @@ impl Shared {
         config: &ServerConfig,
         metrics: Metrics,
         audit: Option<AuditLog>,
+        security: Security,
         no_leader: tokio::sync::watch::Receiver<u64>,
         stopping: CancellationToken,
     ) -> Self {
@@ -52,6 +56,7 @@ impl Shared {
             node,
             metrics,
             audit,
+            security,
             requests: Arc::new(Gauge::new(config.limits.requests_max)),
             inflight: Arc::new(Gauge::new(config.limits.inflight_bytes_max)),
             request_bytes_max: config.limits.request_bytes_max,

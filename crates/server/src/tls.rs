@@ -2,19 +2,73 @@
 //! `--auto-tls` asks for them.
 
 use crate::StartError;
-use crate::config::{CertificateSource, TlsConfig};
-use quorate_node::env::PeerTls;
+use crate::config::{CertificateSource, ServerConfig, TlsConfig};
+use quorate_node::env::{Env, OsEnv, PeerTls};
 use quorate_tls::{Client, ClientCertificates, ClientOptions, KeyPair, Server, ServerOptions, Trust, self_signed};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How long a handshake between members may take.
 const PEER_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The side that accepts clients; none if there is no certificate.
-///
-/// # Errors
-/// Which file cannot be used, and why.
-pub fn for_clients(config: &TlsConfig, timeout: Duration) -> Result<Option<Server>, StartError> {
+/// How connections are secured, and which are not.
+pub struct Security {
+    /// Accepts clients.
+    pub clients: Option<Server>,
+    /// Accepts and dials other members.
+    pub peers: Option<PeerTls>,
+    /// What is open to whoever reaches it: the flag, and the URL.
+    pub open: Vec<(&'static str, String)>,
+}
+
+impl Security {
+    /// Reads the files, and tells the log of what is open.
+    ///
+    /// # Errors
+    /// Which file cannot be used, and why.
+    pub fn new(config: &ServerConfig) -> Result<Self, StartError> {
+        let security = Self {
+            clients: for_clients(&config.client_tls, config.limits.header_read_timeout)?,
+            peers: for_peers(&config.peer_tls)?,
+            open: open_listeners(config),
+        };
+        for (flag, url) in &security.open {
+            tracing::warn!(flag, url, "whoever reaches this address reads and writes everything: it is not encrypted");
+        }
+        let serves_peers = security.peers.as_ref().and_then(|peers| peers.server.as_ref());
+        if serves_peers.is_some_and(|server| !server.requires_certificates()) {
+            tracing::warn!(
+                "members are not asked for certificates: whoever reaches the peer URLs can speak as one (give                  --peer-trusted-ca-file and --peer-client-cert-auth)"
+            );
+        }
+        Ok(security)
+    }
+
+    /// The operating system, with TLS between members if there is any.
+    pub fn env(&self) -> Arc<dyn Env> {
+        let env = OsEnv::new();
+        Arc::new(match &self.peers {
+            Some(peers) => env.with_peer_tls(peers.clone()),
+            None => env,
+        })
+    }
+}
+
+/// Listeners that are neither encrypted nor for this machine alone.
+fn open_listeners(config: &ServerConfig) -> Vec<(&'static str, String)> {
+    let lists = [
+        ("listen-client-urls", &config.listen_client),
+        ("listen-client-http-urls", &config.listen_http),
+        ("listen-metrics-urls", &config.listen_metrics),
+        ("listen-peer-urls", &config.listen_peers),
+    ];
+    let open = lists.into_iter().flat_map(|(flag, endpoints)| endpoints.iter().map(move |endpoint| (flag, endpoint)));
+    open.filter(|(_, endpoint)| !endpoint.is_local() && !endpoint.is_tls())
+        .map(|(flag, endpoint)| (flag, endpoint.to_string()))
+        .collect()
+}
+
+fn for_clients(config: &TlsConfig, timeout: Duration) -> Result<Option<Server>, StartError> {
     let accept = || -> Result<Option<Server>, quorate_tls::Error> {
         let Some(key_pair) = key_pair(config)? else { return Ok(None) };
         if config.client_cert_auth && config.trusted_ca.is_none() {
@@ -36,13 +90,14 @@ pub fn for_clients(config: &TlsConfig, timeout: Duration) -> Result<Option<Serve
     accept().map_err(|error| StartError::config(format!("TLS for clients: {error}")))
 }
 
-/// Both sides of connections between members. Only the dialling one, if there is no certificate.
-///
-/// # Errors
-/// Which file cannot be used, and why.
-pub fn for_peers(config: &TlsConfig) -> Result<PeerTls, StartError> {
-    let both = || -> Result<PeerTls, quorate_tls::Error> {
+/// Both sides of connections between members: none if no flag asks for it, only the dialling one if there is no
+/// certificate.
+fn for_peers(config: &TlsConfig) -> Result<Option<PeerTls>, StartError> {
+    let both = || -> Result<Option<PeerTls>, quorate_tls::Error> {
         let key_pair = key_pair(config)?;
+        if key_pair.is_none() && config.trusted_ca.is_none() && config.dialling.is_none() {
+            return Ok(None);
+        }
         let is_self_signed = matches!(config.certificate, CertificateSource::SelfSigned { .. });
         let server = key_pair.clone().map(|key_pair| {
             let options = ServerOptions {
@@ -70,7 +125,7 @@ pub fn for_peers(config: &TlsConfig) -> Result<PeerTls, StartError> {
             policy: config.policy.clone(),
             protocols: &[],
         };
-        Ok(PeerTls { server: server.transpose()?, client: Client::new("peers", client)? })
+        Ok(Some(PeerTls { server: server.transpose()?, client: Client::new("peers", client)? }))
     };
     both().map_err(|error| StartError::config(format!("TLS for peers: {error}")))
 }

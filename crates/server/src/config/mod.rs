@@ -5,6 +5,7 @@ mod file;
 pub mod flags;
 mod log;
 mod settings;
+mod tls;
 mod urls;
 
 use crate::StartError;
@@ -17,6 +18,7 @@ use settings::Settings;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
+pub use tls::{CertificateSource, TlsConfig};
 pub use urls::Endpoint;
 
 /// What the log looks like.
@@ -92,6 +94,12 @@ pub struct ServerConfig {
     pub listen_http: Vec<Endpoint>,
     /// Where else to serve metrics and health.
     pub listen_metrics: Vec<Endpoint>,
+    /// Where to accept other members; also in [`Config::listen_peer_urls`].
+    pub listen_peers: Vec<Endpoint>,
+    /// TLS with clients.
+    pub client_tls: TlsConfig,
+    /// TLS with other members.
+    pub peer_tls: TlsConfig,
     /// Bounds.
     pub limits: Limits,
     /// Whether latency histograms are kept.
@@ -139,10 +147,19 @@ impl ServerConfig {
         let limits = read_limits(settings)?;
         let node = read_node(settings)?;
         let log_outputs = log::outputs(settings)?;
+        let listen = |name| urls::listen(settings, name).map(|endpoints| (name, endpoints));
+        let (client, http) = (listen("listen-client-urls")?, listen("listen-client-http-urls")?);
+        let (metrics, peers) = (listen("listen-metrics-urls")?, listen("listen-peer-urls")?);
+        let by_flag = [&client, &http, &metrics].map(|(flag, endpoints)| (*flag, endpoints.as_slice()));
+        let client_tls = tls::clients(settings, &node.data_dir, &by_flag)?;
+        let peer_tls = tls::peers(settings, &node.data_dir, &peers.1)?;
         let config = Self {
-            listen_client: urls::listen(settings, "listen-client-urls")?,
-            listen_http: urls::listen(settings, "listen-client-http-urls")?,
-            listen_metrics: urls::listen(settings, "listen-metrics-urls")?,
+            listen_client: client.1,
+            listen_http: http.1,
+            listen_metrics: metrics.1,
+            listen_peers: peers.1,
+            client_tls,
+            peer_tls,
             limits,
             metrics_extensive: choice(settings, "metrics", &[("basic", false), ("extensive", true)])?,
             slow_request: settings.duration("warning-unary-request-duration")?,

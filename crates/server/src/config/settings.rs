@@ -349,12 +349,10 @@ mod tests {
 
     #[test]
     fn what_is_not_there_is_refused_unless_it_asks_for_nothing() {
-        let error = read(&["--cert-file=x.pem"], &[]).unwrap_err().to_string();
-        assert_eq!(error, "--cert-file: TLS is not there yet: serve on loopback or behind a TLS proxy");
-        assert!(
-            read(&["--auto-tls=false", "--enable-grpc-gateway=false"], &[("ETCD_CLIENT_CERT_AUTH", "false")]).is_ok()
-        );
-        assert!(read(&[], &[("ETCD_CLIENT_CERT_AUTH", "true")]).is_err());
+        let error = read(&["--discovery-srv=example.org"], &[]).unwrap_err().to_string();
+        assert_eq!(error, "--discovery-srv: discovery is not there yet: list the members in --initial-cluster");
+        assert!(read(&["--memory-mlock=false"], &[("ETCD_FORCE_NEW_CLUSTER", "false")]).is_ok());
+        assert!(read(&[], &[("ETCD_MEMORY_MLOCK", "true")]).is_err());
     }
 
     fn write(text: &str) -> (tempfile::TempDir, String) {

@@ -264,7 +264,8 @@ mod tests {
 
     #[test]
     fn auto_tls_is_for_all_hosts_and_yields_to_files() {
-        let config = parse(&[SERVE, &["--auto-tls", "--data-dir=d", "--self-signed-cert-validity=3"]].concat()).unwrap();
+        let config =
+            parse(&[SERVE, &["--auto-tls", "--data-dir=d", "--self-signed-cert-validity=3"]].concat()).unwrap();
         assert_eq!(
             config.client_tls.certificate,
             CertificateSource::SelfSigned {
@@ -293,10 +294,7 @@ mod tests {
     #[test]
     fn what_cannot_be_is_refused() {
         for (args, text) in [
-            (
-                &["--cert-file=c"][..],
-                "--cert-file and --key-file must both be given, or neither [cert: c, key: ]",
-            ),
+            (&["--cert-file=c"][..], "--cert-file and --key-file must both be given, or neither [cert: c, key: ]"),
             (
                 SERVE,
                 "TLS key/cert (--cert-file, --key-file) must be provided for https://127.0.0.1:2379 (--listen-client-urls) \
@@ -318,7 +316,10 @@ mod tests {
             ),
             (&["--tls-min-version=TLS1.0"], "unexpected TLS version \"TLS1.0\""),
             (&["--cipher-suites=X"], "unexpected TLS cipher suite \"X\""),
-            (&["--auto-tls", "--self-signed-cert-validity=0"], "--self-signed-cert-validity must be at least 1 (years)"),
+            (
+                &["--auto-tls", "--self-signed-cert-validity=0"],
+                "--self-signed-cert-validity must be at least 1 (years)",
+            ),
         ] {
             assert_eq!(parse(args).unwrap_err(), text, "{args:?}");
         }
@@ -329,7 +330,9 @@ mod tests {
         let config = parse(FILES).unwrap();
         assert_eq!(
             config.warnings,
-            ["--listen-client-urls: http://localhost:2379 is not https: certificates and --client-cert-auth are ignored for it"]
+            [
+                "--listen-client-urls: http://localhost:2379 is not https: certificates and --client-cert-auth are ignored for it"
+            ]
         );
         let suites = "--cipher-suites=TLS_RSA_WITH_AES_128_GCM_SHA256,TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256";
         let warnings = parse(&[suites]).unwrap().warnings;

@@ -3,6 +3,7 @@
 
 mod process;
 mod render;
+mod security;
 
 use crate::grpc::{Kind, Method};
 use http::HeaderMap;

@@ -23,6 +23,7 @@ pub fn render(shared: &Shared) -> String {
     if let Some(log) = &shared.audit {
         audit(&mut text, log);
     }
+    super::security::render(&mut text, &shared.security);
     if let Some(process) = process::read() {
         text.one("process_cpu_seconds_total", "counter", "User and system CPU time.", process.cpu_seconds);
         text.one("process_resident_memory_bytes", "gauge", "Memory in RAM.", process.resident_bytes);
@@ -41,7 +42,7 @@ fn families(text: &str) -> HashSet<String> {
     text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_whitespace().next().map(str::to_owned)).collect()
 }
 
-struct Text {
+pub(super) struct Text {
     out: String,
     /// Families that come from elsewhere: a family must not be there twice.
     known: HashSet<String>,
@@ -49,7 +50,7 @@ struct Text {
 
 impl Text {
     /// Starts a family; `false` if it comes from elsewhere.
-    fn family(&mut self, name: &str, kind: &str, help: &str) -> bool {
+    pub(super) fn family(&mut self, name: &str, kind: &str, help: &str) -> bool {
         if self.known.contains(name) {
             return false;
         }
@@ -57,7 +58,7 @@ impl Text {
         true
     }
 
-    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
+    pub(super) fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
         self.out.push_str(name);
         for (place, (label, text)) in labels.iter().enumerate() {
             let open = if place == 0 { '{' } else { ',' };
