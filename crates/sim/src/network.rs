@@ -178,7 +178,10 @@ impl Network {
         drop(inner);
         let near = Stream::new(self.clone(), clock, back.clone(), out.clone());
         let far = Stream::new(self.clone(), peer_clock, out, back);
-        let accepted = Accepted { opening: Box::pin(async move { Ok(Box::new(far) as Box<dyn ByteStream>) }), from: format!("m{machine}") };
+        let accepted = Accepted {
+            opening: Box::pin(async move { Ok(Box::new(far) as Box<dyn ByteStream>) }),
+            from: format!("m{machine}"),
+        };
         match accept.send(accepted) {
             Ok(()) => Ok(Box::new(near)),
             Err(_gone) => Err(io::ErrorKind::ConnectionRefused.into()),
