@@ -24,7 +24,7 @@ impl Client {
     /// [`ConnectOptions::user`] it logs in. Must be called in a tokio runtime.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for unusable endpoints; with a user, the errors of a call.
+    /// [`Error::InvalidArgument`] for unusable endpoints and files; with a user, the errors of a call.
     pub async fn connect<S: AsRef<str>>(endpoints: impl AsRef<[S]>, options: ConnectOptions) -> Result<Self, Error> {
         let timeout = options.timeout;
         let transport = Arc::new(Transport::connect(endpoints.as_ref(), options)?);
@@ -46,11 +46,12 @@ impl Client {
     /// # Errors
     /// [`Error::InvalidArgument`] for an unusable endpoint.
     pub fn at(&self, endpoint: &str) -> Result<Self, Error> {
-        let url = url_of(endpoint)?;
+        let tls = &self.transport.tls;
+        let url = url_of(endpoint, tls.is_wanted())?;
         let known = self.transport.endpoints.iter().find(|known| known.url == url).cloned();
         let endpoint = match known {
             Some(endpoint) => endpoint,
-            None => Arc::new(Endpoint::new(endpoint, &self.transport.options)?),
+            None => Arc::new(Endpoint::new(endpoint, &self.transport.options, tls)?),
         };
         Ok(Self::new(Arc::new(self.transport.pinned(endpoint)?), self.timeout))
     }

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use tonic::transport::Channel;
 
+use crate::connector::Tls;
 use crate::{ConnectOptions, Error};
 
 const EJECTION_MIN: Duration = Duration::from_millis(250);
@@ -31,21 +32,17 @@ struct Health {
 }
 
 impl Endpoint {
-    pub(crate) fn new(address: &str, options: &ConnectOptions) -> Result<Self, Error> {
-        let url = url_of(address)?;
+    pub(crate) fn new(address: &str, options: &ConnectOptions, tls: &Tls) -> Result<Self, Error> {
+        let url = url_of(address, tls.is_wanted())?;
         let invalid = |e: &dyn std::fmt::Display| Error::InvalidArgument(format!("endpoint {address:?}: {e}"));
         let endpoint = tonic::transport::Endpoint::from_shared(url.clone())
             .map_err(|e| invalid(&e))?
             .connect_timeout(options.connect_timeout)
-            .tcp_nodelay(true)
             .http2_keep_alive_interval(options.ping_interval)
             .keep_alive_timeout(options.ping_timeout);
         let channel = match &options.connector {
             Some(connector) => connector(endpoint).map_err(|e| invalid(&e))?,
-            None if url.starts_with("https://") => {
-                return Err(invalid(&"https needs a connector, see ConnectOptions::connector"));
-            }
-            None => endpoint.connect_lazy(),
+            None => endpoint.connect_with_connector_lazy(tls.connector(&url)?),
         };
         Ok(Endpoint { url, channel, health: Mutex::default() })
     }
@@ -67,11 +64,12 @@ impl Endpoint {
     }
 }
 
-/// Adds the scheme that etcd's tools let people leave out.
-pub(crate) fn url_of(address: &str) -> Result<String, Error> {
+/// Adds the scheme that etcd's tools let people leave out: `https` if TLS is wanted.
+pub(crate) fn url_of(address: &str, tls_is_wanted: bool) -> Result<String, Error> {
     let address = address.trim().trim_end_matches('/');
     match address.split_once("://") {
         _ if address.is_empty() => Err(Error::InvalidArgument("empty endpoint".into())),
+        None if tls_is_wanted => Ok(format!("https://{address}")),
         None => Ok(format!("http://{address}")),
         Some(("http" | "https", _)) => Ok(address.to_owned()),
         Some((scheme, _)) => Err(Error::InvalidArgument(format!("endpoint {address:?}: unknown scheme {scheme:?}"))),
@@ -121,8 +119,8 @@ mod tests {
     use super::*;
 
     fn endpoints(n: usize) -> Endpoints {
-        let options = ConnectOptions::new();
-        let list = (0..n).map(|i| Arc::new(Endpoint::new(&format!("host{i}:1"), &options).unwrap())).collect();
+        let (options, tls) = (ConnectOptions::new(), Tls::new(None));
+        let list = (0..n).map(|i| Arc::new(Endpoint::new(&format!("host{i}:1"), &options, &tls).unwrap())).collect();
         let endpoints = Endpoints::new(list).unwrap();
         endpoints.turn.store(0, Ordering::Relaxed);
         endpoints
@@ -168,10 +166,15 @@ mod tests {
 
     #[test]
     fn addresses_get_a_scheme() {
-        assert_eq!(url_of("127.0.0.1:2379").unwrap(), "http://127.0.0.1:2379");
-        assert_eq!(url_of(" http://a:1/ ").unwrap(), "http://a:1");
-        assert_eq!(url_of("https://a:1").unwrap(), "https://a:1");
-        assert!(matches!(url_of("unix:///tmp/x"), Err(Error::InvalidArgument(_))));
-        assert!(matches!(url_of(""), Err(Error::InvalidArgument(_))));
+        for (address, tls, expected) in [
+            ("127.0.0.1:2379", false, "http://127.0.0.1:2379"),
+            ("127.0.0.1:2379", true, "https://127.0.0.1:2379"),
+            (" http://a:1/ ", true, "http://a:1"),
+            ("https://a:1", false, "https://a:1"),
+        ] {
+            assert_eq!(url_of(address, tls).unwrap(), expected);
+        }
+        assert!(matches!(url_of("unix:///tmp/x", false), Err(Error::InvalidArgument(_))));
+        assert!(matches!(url_of("", true), Err(Error::InvalidArgument(_))));
     }
 }

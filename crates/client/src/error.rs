@@ -7,6 +7,8 @@ use std::error::Error as StdError;
 
 use tonic::{Code, ConnectError, Status};
 
+use crate::connector::SPEAKS_TLS;
+
 /// Why a call failed.
 ///
 /// The variants tell apart what a caller does next: correct the request ([`Rejected`](Error::Rejected)), try again
@@ -167,7 +169,11 @@ pub(crate) enum Verdict {
 pub(crate) fn judge(status: &Status) -> Verdict {
     if let Some(source) = status.source() {
         // Made by the transport, not sent by a server.
-        return if is_connect_error(source) { Verdict::NotTaken } else { Verdict::Unknown };
+        return if is_connect_error(source) || is_refused_before_any_request(source) {
+            Verdict::NotTaken
+        } else {
+            Verdict::Unknown
+        };
     }
     match status.code() {
         // Checked by the server before it does anything else.
@@ -202,6 +208,20 @@ fn is_connect_error(source: &(dyn StdError + 'static)) -> bool {
     let mut next = Some(source);
     while let Some(error) = next {
         if error.is::<ConnectError>() {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}
+
+/// A server that does not accept a client's certificate may say so only when the client has sent its first request, which
+/// the server then never sees. What h2 passes on of an error is its text.
+fn is_refused_before_any_request(source: &(dyn StdError + 'static)) -> bool {
+    let mut next = Some(source);
+    while let Some(error) = next {
+        let text = error.to_string();
+        if text.contains(quorate_tls::REFUSED) || text.contains(SPEAKS_TLS) {
             return true;
         }
         next = error.source();

@@ -33,16 +33,17 @@
 //! - **Leases that are kept alive**, and whose loss is told in time: see [`Client::lease_keep_alive`].
 //! - **Locks and elections** on sessions that are kept alive: see [`Client::session`].
 //! - **Login**, renewed when a token expires: see [`ConnectOptions::user`].
+//! - **TLS** for endpoints with `https`, with certificates that may change while the client lives: see
+//!   [`ConnectOptions::tls`]. [`ConnectOptions::connector`] takes any other way to make connections.
 //!
 //! The methods of [`Client`] cover what services need. Every call of the API, with its messages as they are on the wire,
 //! is in [`raw`].
-//!
-//! TLS is up to the program: [`ConnectOptions::connector`] takes any way to make connections.
 
 mod auth;
 mod client;
 mod cluster;
 mod election;
+mod connector;
 mod endpoints;
 mod error;
 mod kv;
@@ -53,6 +54,7 @@ mod options;
 pub mod raw;
 mod session;
 mod span;
+mod tls;
 mod transport;
 mod txn;
 mod watch;
@@ -69,6 +71,7 @@ pub use quorate_proto::etcdserverpb::{AlarmMember, AlarmType, HashKvResponse, Me
 pub use quorate_proto::mvccpb::KeyValue;
 pub use quorate_proto::v3electionpb::LeaderResponse;
 pub use session::Session;
+pub use tls::TlsOptions;
 pub use tonic::Code;
 pub use txn::{Compare, Is, Op, OpResponse, Txn, TxnResponse};
 pub use watch::{Batch, Event, EventKind, Watch, WatchOptions};

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use tonic::transport::{Channel, Endpoint};
 
+use crate::TlsOptions;
+
 type Connector = dyn Fn(Endpoint) -> Result<Channel, tonic::transport::Error> + Send + Sync;
 
 /// Options of [`Client::connect`](crate::Client::connect). The defaults suit a cluster on a local network.
@@ -25,6 +27,7 @@ pub struct ConnectOptions {
     pub(crate) ping_interval: Duration,
     pub(crate) ping_timeout: Duration,
     pub(crate) watch_buffer_batches: usize,
+    pub(crate) tls: Option<TlsOptions>,
     pub(crate) connector: Option<Arc<Connector>>,
 }
 
@@ -40,6 +43,7 @@ impl ConnectOptions {
             ping_interval: Duration::from_secs(10),
             ping_timeout: Duration::from_secs(3),
             watch_buffer_batches: 64,
+            tls: None,
             connector: None,
         }
     }
@@ -85,10 +89,17 @@ impl ConnectOptions {
         self
     }
 
-    /// Makes connections in another way than over plain TCP: TLS, a Unix socket, a simulated network.
+    /// Secures connections. Endpoints with `https` use TLS also without, as [`TlsOptions::new`] has it; with this, those
+    /// without a scheme do, too. `http` stays plain.
+    pub fn tls(mut self, tls: TlsOptions) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
+    /// Makes connections in another way than over TCP with or without TLS: a Unix socket, a simulated network.
     ///
-    /// The function gets the endpoint with all other options applied, and usually calls
-    /// [`Endpoint::connect_with_connector_lazy`] or [`Endpoint::connect_lazy`]. Endpoints with `https` need it.
+    /// The function gets the endpoint with all other options applied but those for TLS, and usually calls
+    /// [`Endpoint::connect_with_connector_lazy`] or [`Endpoint::connect_lazy`].
     pub fn connector<F>(mut self, connector: F) -> Self
     where
         F: Fn(Endpoint) -> Result<Channel, tonic::transport::Error> + Send + Sync + 'static,
@@ -115,6 +126,7 @@ impl fmt::Debug for ConnectOptions {
             .field("ping_interval", &self.ping_interval)
             .field("ping_timeout", &self.ping_timeout)
             .field("watch_buffer_batches", &self.watch_buffer_batches)
+            .field("tls", &self.tls)
             .field("connector", &self.connector.is_some())
             .finish()
     }

@@ -16,6 +16,7 @@ use tonic::{Request, Response, Status, Streaming};
 use tonic_prost::ProstCodec;
 
 use crate::auth::{Auth, Token};
+use crate::connector::Tls;
 use crate::endpoints::{Endpoint, Endpoints};
 use crate::error::{Verdict, is_about_token, is_worth_reading_elsewhere, judge};
 use crate::{ConnectOptions, Error};
@@ -48,21 +49,23 @@ pub(crate) struct Method {
 pub(crate) struct Transport {
     pub(crate) options: Arc<ConnectOptions>,
     pub(crate) endpoints: Endpoints,
+    pub(crate) tls: Arc<Tls>,
     auth: Arc<Auth>,
 }
 
 impl Transport {
     pub(crate) fn connect<S: AsRef<str>>(addresses: &[S], options: ConnectOptions) -> Result<Self, Error> {
-        let list = addresses.iter().map(|address| Endpoint::new(address.as_ref(), &options).map(Arc::new));
+        let tls = Arc::new(Tls::new(options.tls.clone()));
+        let list = addresses.iter().map(|address| Endpoint::new(address.as_ref(), &options, &tls).map(Arc::new));
         let endpoints = Endpoints::new(list.collect::<Result<_, _>>()?)?;
         let auth = Arc::new(Auth::new(options.user.clone()));
-        Ok(Transport { options: Arc::new(options), endpoints, auth })
+        Ok(Transport { options: Arc::new(options), endpoints, tls, auth })
     }
 
     /// The same transport for one endpoint alone, over its existing connection if there is one.
     pub(crate) fn pinned(&self, endpoint: Arc<Endpoint>) -> Result<Self, Error> {
         let endpoints = Endpoints::new(vec![endpoint])?;
-        Ok(Transport { options: self.options.clone(), endpoints, auth: self.auth.clone() })
+        Ok(Transport { options: self.options.clone(), endpoints, tls: self.tls.clone(), auth: self.auth.clone() })
     }
 
     /// Does a call with one answer.

@@ -1,0 +1,156 @@
+//! Opens connections: over TCP, with TLS for `https`.
+//!
+//! Knows hosts and ports, not what is said. Guarantees that a server which speaks TLS where this side does not, or the
+//! other way round, is told of in so many words.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
+
+use http::Uri;
+use hyper_util::rt::TokioIo;
+use quorate_tls::ClientStream;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tower_service::Service;
+
+use crate::{Error, TlsOptions};
+
+/// How texts begin that tell of a server which speaks TLS to a client that does not.
+pub(crate) const SPEAKS_TLS: &str = "the server speaks TLS";
+
+/// The first byte of an alert, which is all that a TLS server says to somebody who does not speak TLS.
+const ALERT: u8 = 0x15;
+
+/// TLS for all endpoints of a client. Its files are read when the first endpoint needs them.
+#[derive(Debug)]
+pub(crate) struct Tls {
+    options: Option<TlsOptions>,
+    client: OnceLock<quorate_tls::Client>,
+}
+
+impl Tls {
+    pub(crate) fn new(options: Option<TlsOptions>) -> Self {
+        Tls { options, client: OnceLock::new() }
+    }
+
+    /// Whether endpoints without a scheme are meant to use it.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.options.is_some()
+    }
+
+    fn client(&self) -> Result<quorate_tls::Client, Error> {
+        if let Some(client) = self.client.get() {
+            return Ok(client.clone());
+        }
+        let options = self.options.clone().unwrap_or_default().into_inner();
+        let client = quorate_tls::Client::new("servers", options)
+            .map_err(|error| Error::InvalidArgument(format!("TLS cannot be set up: {error}")))?;
+        Ok(self.client.get_or_init(|| client).clone())
+    }
+
+    /// What opens connections to an endpoint with this URL.
+    pub(crate) fn connector(&self, url: &str) -> Result<Connector, Error> {
+        let tls = url.starts_with("https://").then(|| self.client()).transpose()?;
+        Ok(Connector { tls })
+    }
+}
+
+/// Opens the connections of one endpoint.
+#[derive(Debug, Clone)]
+pub(crate) struct Connector {
+    tls: Option<quorate_tls::Client>,
+}
+
+impl Service<Uri> for Connector {
+    type Response = TokioIo<Stream>;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let tls = self.tls.clone();
+        Box::pin(async move {
+            let host = uri.host().ok_or_else(|| io::Error::other("the endpoint names no host"))?;
+            let port = uri.port_u16().unwrap_or(if tls.is_some() { 443 } else { 80 });
+            let address = host.trim_start_matches('[').trim_end_matches(']');
+            let stream = TcpStream::connect((address, port)).await?;
+            stream.set_nodelay(true)?;
+            Ok(TokioIo::new(match tls {
+                Some(tls) => Stream::Tls(Box::new(tls.connect(stream, host).await?)),
+                None => Stream::Plain { stream, host: host.into(), is_read: false },
+            }))
+        })
+    }
+}
+
+/// A connection to a server.
+#[derive(Debug)]
+pub(crate) enum Stream {
+    Plain { stream: TcpStream, host: Arc<str>, is_read: bool },
+    Tls(Box<ClientStream<TcpStream>>),
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Stream::Plain { stream, host, is_read } => {
+                let before = buf.filled().len();
+                ready!(Pin::new(stream).poll_read(context, buf))?;
+                let first = buf.filled().get(before);
+                if !std::mem::replace(is_read, true) && first == Some(&ALERT) {
+                    let words = format!("{SPEAKS_TLS}: use https://{host}, or give --cacert");
+                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, words)));
+                }
+                Poll::Ready(Ok(()))
+            }
+            Stream::Tls(stream) => Pin::new(stream).poll_read(context, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut *self {
+            Stream::Plain { stream, .. } => Pin::new(stream).poll_write(context, bytes),
+            Stream::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Stream::Plain { stream, .. } => Pin::new(stream).poll_flush(context),
+            Stream::Tls(stream) => Pin::new(stream).poll_flush(context),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Stream::Plain { stream, .. } => Pin::new(stream).poll_shutdown(context),
+            Stream::Tls(stream) => Pin::new(stream).poll_shutdown(context),
+        }
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &mut *self {
+            Stream::Plain { stream, .. } => Pin::new(stream).poll_write_vectored(context, bytes),
+            Stream::Tls(stream) => Pin::new(stream).poll_write_vectored(context, bytes),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Stream::Plain { stream, .. } => stream.is_write_vectored(),
+            Stream::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
+}
