@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use clap::builder::{OsStr as ArgValue, TypedValueParser};
 use clap::{ArgAction, Args, Command};
-use quorate_client::{Client, ConnectOptions};
+use quorate_client::{Client, ConnectOptions, TlsOptions};
 
 use crate::failure::{Exit, Failure};
 use crate::golang;
@@ -66,26 +66,26 @@ pub struct GlobalOptions {
     #[arg(long, global = true)]
     pub debug: bool,
 
-    /// Connect without TLS
+    /// Connect without TLS to endpoints without a scheme, if no certificates are given
     #[arg(long, global = true, action = ArgAction::Set, default_value = "true", default_missing_value = "true",
           num_args = 0..=1, require_equals = true, value_parser = golang::parse_bool, value_name = "BOOL",
           hide_short_help = true)]
     pub insecure_transport: bool,
 
-    /// Accept any certificate of the server (not there yet)
+    /// Accept any certificate of the server: for tests
     #[arg(long, global = true, hide_short_help = true)]
     pub insecure_skip_tls_verify: bool,
 
-    /// Certificate of the client (not there yet)
-    #[arg(long, global = true, value_name = "FILE", hide_short_help = true)]
+    /// Certificate (PEM) to show to servers that ask for one; with --key
+    #[arg(long, global = true, value_name = "FILE")]
     pub cert: Option<String>,
 
-    /// Key of the client's certificate (not there yet)
-    #[arg(id = "tls_key", long = "key", global = true, value_name = "FILE", hide_short_help = true)]
+    /// Key (PEM) of --cert
+    #[arg(id = "tls_key", long = "key", global = true, value_name = "FILE")]
     pub key: Option<String>,
 
-    /// Certificates that may sign the server's (not there yet)
-    #[arg(long, global = true, value_name = "FILE", hide_short_help = true)]
+    /// Certificates (PEM) of the authorities that may sign the servers'; without, those that this machine trusts
+    #[arg(long, global = true, value_name = "FILE")]
     pub cacert: Option<String>,
 
     /// Domain whose SRV records name the members (not there yet)
@@ -120,7 +120,7 @@ impl Context {
 
     /// A client for some endpoints.
     pub async fn client_of(&self, endpoints: &[String]) -> Result<Client, Failure> {
-        self.refuse_what_is_not_there_yet(endpoints)?;
+        self.refuse_what_is_not_there_yet()?;
         let options = &self.options;
         let ping_interval = options.keepalive_time.max(Duration::from_secs(10));
         let mut connect = ConnectOptions::new()
@@ -129,6 +129,9 @@ impl Context {
             .ping(ping_interval, options.keepalive_timeout);
         if let Some((name, password)) = self.credentials()? {
             connect = connect.user(name, password);
+        }
+        if let Some(tls) = self.tls(endpoints)? {
+            connect = connect.tls(tls);
         }
         match Client::connect(endpoints, connect).await {
             Ok(client) => Ok(client),
@@ -147,21 +150,34 @@ impl Context {
         self.printer().show(reply)
     }
 
-    fn refuse_what_is_not_there_yet(&self, endpoints: &[String]) -> Result<(), Failure> {
+    fn refuse_what_is_not_there_yet(&self) -> Result<(), Failure> {
         let options = &self.options;
-        let tls = options.cert.is_some()
-            || options.key.is_some()
-            || options.cacert.is_some()
-            || options.insecure_skip_tls_verify
-            || !options.insecure_transport
-            || endpoints.iter().any(|endpoint| endpoint.starts_with("https:"));
-        let discovery = options.discovery_srv.is_some() || options.discovery_srv_name.is_some();
-        let what = match (tls, discovery) {
-            (true, _) => "TLS is not there yet: connect without --cert, --key, --cacert and https",
-            (_, true) => "discovery by SRV records is not there yet: name the members with --endpoints",
-            (false, false) => return Ok(()),
-        };
-        Err(Failure::new(Exit::BadFeature, what))
+        if options.discovery_srv.is_some() || options.discovery_srv_name.is_some() {
+            let what = "discovery by SRV records is not there yet: name the members with --endpoints";
+            return Err(Failure::new(Exit::BadFeature, what));
+        }
+        Ok(())
+    }
+
+    /// TLS, if an option asks for it. As with etcdctl, `--insecure-skip-tls-verify` alone does not: `https` or another does.
+    fn tls(&self, endpoints: &[String]) -> Result<Option<TlsOptions>, Failure> {
+        let options = &self.options;
+        let mut tls = TlsOptions::new();
+        match (&options.cert, &options.key) {
+            (Some(cert), Some(key)) => tls = tls.identity(cert, key),
+            (None, None) => {}
+            (Some(_), None) => return Err(Failure::arguments("--cert needs its key: give --key as well")),
+            (None, Some(_)) => return Err(Failure::arguments("--key needs its certificate: give --cert as well")),
+        }
+        if let Some(ca) = &options.cacert {
+            tls = tls.ca_file(ca);
+        }
+        if options.insecure_skip_tls_verify {
+            tls = tls.dangerously_accept_any_certificate();
+        }
+        let is_asked = options.cert.is_some() || options.cacert.is_some() || !options.insecure_transport;
+        let is_needed = endpoints.iter().any(|endpoint| endpoint.trim().starts_with("https://"));
+        Ok((is_asked || is_needed).then_some(tls))
     }
 
     fn credentials(&self) -> Result<Option<(String, String)>, Failure> {
@@ -184,6 +200,10 @@ impl Context {
         ];
         eprintln!("QUORATE_ENDPOINTS={}", endpoints.join(","));
         durations.iter().for_each(|(name, value)| eprintln!("QUORATE_{name}={}", golang::duration(*value)));
+        let files = [("CACERT", &self.options.cacert), ("CERT", &self.options.cert), ("KEY", &self.options.key)];
+        files.iter().for_each(|(name, file)| eprintln!("QUORATE_{name}={}", file.as_deref().unwrap_or_default()));
+        eprintln!("QUORATE_INSECURE_TRANSPORT={}", self.options.insecure_transport);
+        eprintln!("QUORATE_INSECURE_SKIP_TLS_VERIFY={}", self.options.insecure_skip_tls_verify);
         eprintln!("QUORATE_HEX={hex}");
         eprintln!("QUORATE_WRITE_OUT={}", format!("{write_out:?}").to_lowercase());
         // The password stays out of logs.

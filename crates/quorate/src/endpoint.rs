@@ -5,6 +5,7 @@ use std::time::Instant;
 use clap::{Args, Subcommand};
 use quorate_client::{Client, Error};
 use quorate_proto::etcdserverpb::*;
+use quorate_proto::quorate_v1::ClusterHealthRequest;
 use tokio::task::JoinSet;
 
 use crate::context::Context;
@@ -124,7 +125,9 @@ async fn health(endpoints: Vec<String>, context: &Context) -> Result<(), Failure
     }
     let mut checked = Vec::new();
     while let Some(check) = checks.join_next().await {
-        checked.push(check.map_err(|error| Failure::new(Exit::Error, error.to_string()))?);
+        let (health, warnings) = check.map_err(|error| Failure::new(Exit::Error, error.to_string()))?;
+        warnings.iter().for_each(|warning| eprintln!("Warning: {}: {warning}", health.endpoint));
+        checked.push(health);
     }
     context.show(Reply::EndpointHealth(&checked))?;
     match checked.iter().all(|health| health.error.is_none()) {
@@ -133,8 +136,8 @@ async fn health(endpoints: Vec<String>, context: &Context) -> Result<(), Failure
     }
 }
 
-/// A linearizable read of any key: it needs the leader and a majority.
-async fn check_health(endpoint: String, client: Client) -> EndpointHealth {
+/// A linearizable read of any key: it needs the leader and a majority. Also returns what the server says to be unsafe.
+async fn check_health(endpoint: String, client: Client) -> (EndpointHealth, Vec<String>) {
     let request = RangeRequest { key: "health".into(), ..Default::default() };
     let start = Instant::now();
     let outcome = client.kv().range(request).await;
@@ -145,5 +148,13 @@ async fn check_health(endpoint: String, client: Client) -> EndpointHealth {
         Err(error) if error.is_permission_denied() => None,
         Err(error) => Some(describe(&error)),
     };
-    EndpointHealth { endpoint, took, error }
+    let warnings = match error {
+        None => client.quorate().cluster_health(ClusterHealthRequest {}).await.map_or_else(
+            // etcd has no such call.
+            |_| Vec::new(),
+            |response| response.warnings,
+        ),
+        Some(_) => Vec::new(),
+    };
+    (EndpointHealth { endpoint, took, error }, warnings)
 }

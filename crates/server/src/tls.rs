@@ -32,16 +32,24 @@ impl Security {
             peers: for_peers(&config.peer_tls)?,
             open: open_listeners(config),
         };
-        for (flag, url) in &security.open {
-            tracing::warn!(flag, url, "whoever reaches this address reads and writes everything: it is not encrypted");
-        }
-        let serves_peers = security.peers.as_ref().and_then(|peers| peers.server.as_ref());
-        if serves_peers.is_some_and(|server| !server.requires_certificates()) {
-            tracing::warn!(
-                "members are not asked for certificates: whoever reaches the peer URLs can speak as one (give                  --peer-trusted-ca-file and --peer-client-cert-auth)"
-            );
+        for warning in security.warnings() {
+            tracing::warn!("{warning}");
         }
         Ok(security)
+    }
+
+    /// What is unsafe, for people.
+    pub fn warnings(&self) -> Vec<String> {
+        let open = self.open.iter().map(|(flag, url)| {
+            format!("--{flag}: {url} is neither encrypted nor on loopback: whoever is on the way reads and changes everything")
+        });
+        let serves_peers = self.peers.as_ref().and_then(|peers| peers.server.as_ref());
+        let unverified = serves_peers.filter(|server| !server.requires_certificates()).map(|_| {
+            "members are not asked for certificates: whoever reaches a peer URL can speak as one (give \
+             --peer-trusted-ca-file and --peer-client-cert-auth)"
+                .to_owned()
+        });
+        open.chain(unverified).collect()
     }
 
     /// The operating system, with TLS between members if there is any.

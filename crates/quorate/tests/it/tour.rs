@@ -392,8 +392,14 @@ fn a_server_that_is_not_there() {
     assert_eq!(code, Some(1));
     assert!(stdout.starts_with(&format!("[{{\"endpoint\":\"{endpoint}\",\"health\":false,\"took\":")), "{stdout}");
     assert_eq!(errors, "Error: unhealthy cluster\n");
-    let (code, _, errors) = run("--cacert x get a");
-    assert_eq!((code, errors.contains("TLS is not there yet")), (Some(4), true), "{errors}");
+    for (args, expected) in [
+        ("--cacert no-such-file get a", "TLS cannot be set up: no-such-file: No such file or directory"),
+        ("--cert a get a", "--cert needs its key: give --key as well"),
+        ("--key=a get a", "--key needs its certificate: give --cert as well"),
+    ] {
+        let (code, _, errors) = run(args);
+        assert_eq!((code, errors.contains(expected)), (Some(128), true), "{args}: {errors}");
+    }
 }
 
 #[test]

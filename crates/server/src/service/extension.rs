@@ -13,6 +13,7 @@ pub async fn cluster_health(shared: &Shared, _: pb::ClusterHealthRequest) -> Res
         cluster_id: shared.node.cluster_id().get(),
         member_id: shared.node.member_id().get(),
         members: members.into_iter().map(member).collect(),
+        warnings: shared.security.warnings(),
     })
 }
 
