@@ -2,6 +2,7 @@
 //!
 //! - [`cluster`] starts members as processes, and kills, pauses and restarts them; [`network`] puts each into a network
 //!   namespace of its own, so that links can be cut; [`disk`] gives each a file system of its own, so that its power can.
+//! - [`secure`] starts members that speak TLS, each with certificates of its own.
 //! - [`engines`] says which storage engines they run on; `engine_tests!` runs a test on several sets of them.
 //! - [`client`] speaks etcd's API to one chosen member; [`load`] keeps many clients busy and writes down what each saw.
 //! - [`history`] holds what they saw, and [`checker`] decides whether a linearizable store can have answered so.
@@ -18,5 +19,6 @@ pub mod engines;
 pub mod history;
 pub mod load;
 pub mod network;
+pub mod secure;
 pub mod server;
 pub mod tools;

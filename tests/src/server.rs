@@ -43,6 +43,11 @@ impl Server {
         self.quorate
     }
 
+    /// The binary itself.
+    pub fn binary(&self) -> &Path {
+        &self.binary
+    }
+
     /// A command that runs a server, without flags yet.
     pub fn command(&self) -> Command {
         let mut command = Command::new(&self.binary);
