@@ -223,8 +223,10 @@ impl Acceptor {
         };
         // A failure is counted and logged there.
         let Ok((stream, certificate)) = accepted else { return };
+        // INVARIANT(verified-name): what comes from `accept` was verified, and nothing else becomes a name.
         if self.names_are_users {
-            peer.common_name = certificate.and_then(|certificate| certificate.common_name).map(Into::into);
+            let name = certificate.and_then(|certificate| certificate.common_name);
+            peer.common_name = name.filter(|name| !name.is_empty()).map(Into::into);
         }
         self.connection(stream, peer, serves, permit).await;
     }

@@ -90,7 +90,7 @@ impl Server {
             tracing::warn!("{warning}");
         }
         let security = Security::new(&config)?;
-        // A taken port is found before anything is written to the disk.
+        // A taken port is found before the node writes anything to the disk.
         let listeners = open_listeners(&config, &security).await?;
         let fsyncs = Arc::new(Histogram::of_fsyncs());
         let observed = Arc::clone(&fsyncs);

@@ -179,14 +179,11 @@ impl Server {
         let (subject, reason) = (self.inner.options.subject, error.reason.label());
         let from = remote.map_or_else(|| "a Unix socket".to_owned(), |remote| remote.to_string());
         self.inner.counts.fail(error.reason);
-        match error.reason {
+        if error.reason == Reason::Closed {
             // Balancers look whether a port is open, and say nothing.
-            Reason::Closed => tracing::debug!(subject, from, reason, %error, "rejected a connection"),
-            _ => {
-                if let Some(unsaid) = self.inner.log_limit.take(Instant::now()) {
-                    tracing::warn!(subject, from, reason, %error, unsaid, "rejected a connection");
-                }
-            }
+            tracing::debug!(subject, from, reason, %error, "rejected a connection");
+        } else if let Some(unsaid) = self.inner.log_limit.take(Instant::now()) {
+            tracing::warn!(subject, from, reason, %error, unsaid, "rejected a connection");
         }
     }
 

@@ -185,7 +185,10 @@ impl ServerConfig {
     /// # Errors
     /// As [`Self::check_bootstrap`].
     pub fn check_first_start(&self) -> Result<(), StartError> {
-        let is_empty = std::fs::read_dir(&self.node.data_dir).map_or(true, |mut entries| entries.next().is_none());
+        // What `--auto-tls` has made is no data.
+        let is_data =
+            |entry: std::io::Result<std::fs::DirEntry>| entry.map_or(true, |entry| entry.file_name() != "fixtures");
+        let is_empty = std::fs::read_dir(&self.node.data_dir).map_or(true, |mut entries| !entries.any(is_data));
         if is_empty { self.check_bootstrap() } else { Ok(()) }
     }
 
