@@ -42,8 +42,8 @@
 mod auth;
 mod client;
 mod cluster;
-mod election;
 mod connector;
+mod election;
 mod endpoints;
 mod error;
 mod kv;
