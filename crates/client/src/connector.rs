@@ -11,11 +11,13 @@ use std::task::{Context, Poll, ready};
 
 use http::Uri;
 use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
 use quorate_tls::ClientStream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tower_service::Service;
 
+use crate::error::is_refusal;
 use crate::{Error, TlsOptions};
 
 /// How texts begin that tell of a server which speaks TLS to a client that does not.
@@ -51,10 +53,31 @@ impl Tls {
         Ok(self.client.get_or_init(|| client).clone())
     }
 
-    /// What opens connections to an endpoint with this URL.
-    pub(crate) fn connector(&self, url: &str) -> Result<Connector, Error> {
+    /// What opens connections to an endpoint with this URL, and notes there why the server refuses them.
+    pub(crate) fn connector(&self, url: &str, refusal: Refusal) -> Result<Connector, Error> {
         let tls = url.starts_with("https://").then(|| self.client()).transpose()?;
-        Ok(Connector { tls })
+        Ok(Connector { tls, refusal })
+    }
+}
+
+/// Why a server last refused a connection that seemed to be open. The calls on it only see that it ended.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Refusal(Arc<Mutex<Option<String>>>);
+
+impl Refusal {
+    pub(crate) fn reason(&self) -> Option<String> {
+        self.0.lock().clone()
+    }
+
+    pub(crate) fn forget(&self) {
+        *self.0.lock() = None;
+    }
+
+    fn note(&self, error: &io::Error) {
+        let text = error.to_string();
+        if is_refusal(&text) {
+            *self.0.lock() = Some(text);
+        }
     }
 }
 
@@ -62,6 +85,7 @@ impl Tls {
 #[derive(Debug, Clone)]
 pub(crate) struct Connector {
     tls: Option<quorate_tls::Client>,
+    refusal: Refusal,
 }
 
 impl Service<Uri> for Connector {
@@ -74,32 +98,46 @@ impl Service<Uri> for Connector {
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        let tls = self.tls.clone();
+        let (tls, refusal) = (self.tls.clone(), self.refusal.clone());
         Box::pin(async move {
             let host = uri.host().ok_or_else(|| io::Error::other("the endpoint names no host"))?;
             let port = uri.port_u16().unwrap_or(if tls.is_some() { 443 } else { 80 });
             let address = host.trim_start_matches('[').trim_end_matches(']');
             let stream = TcpStream::connect((address, port)).await?;
             stream.set_nodelay(true)?;
-            Ok(TokioIo::new(match tls {
-                Some(tls) => Stream::Tls(Box::new(tls.connect(stream, host).await?)),
-                None => Stream::Plain { stream, host: host.into(), is_read: false },
-            }))
+            let socket = match tls {
+                Some(tls) => Socket::Tls(Box::new(tls.connect(stream, host).await?)),
+                None => Socket::Plain { stream, host: host.into(), is_read: false },
+            };
+            Ok(TokioIo::new(Stream { socket, refusal }))
         })
     }
 }
 
 /// A connection to a server.
 #[derive(Debug)]
-pub(crate) enum Stream {
+pub(crate) struct Stream {
+    socket: Socket,
+    refusal: Refusal,
+}
+
+#[derive(Debug)]
+enum Socket {
     Plain { stream: TcpStream, host: Arc<str>, is_read: bool },
     Tls(Box<ClientStream<TcpStream>>),
 }
 
 impl AsyncRead for Stream {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match &mut *self {
-            Stream::Plain { stream, host, is_read } => {
+        let read = ready!(self.socket.poll_read(context, buf));
+        Poll::Ready(read.inspect_err(|error| self.refusal.note(error)))
+    }
+}
+
+impl Socket {
+    fn poll_read(&mut self, context: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Socket::Plain { stream, host, is_read } => {
                 let before = buf.filled().len();
                 ready!(Pin::new(stream).poll_read(context, buf))?;
                 let first = buf.filled().get(before);
@@ -109,30 +147,30 @@ impl AsyncRead for Stream {
                 }
                 Poll::Ready(Ok(()))
             }
-            Stream::Tls(stream) => Pin::new(stream).poll_read(context, buf),
+            Socket::Tls(stream) => Pin::new(stream).poll_read(context, buf),
         }
     }
 }
 
 impl AsyncWrite for Stream {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match &mut *self {
-            Stream::Plain { stream, .. } => Pin::new(stream).poll_write(context, bytes),
-            Stream::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
+        match &mut self.socket {
+            Socket::Plain { stream, .. } => Pin::new(stream).poll_write(context, bytes),
+            Socket::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
         }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut *self {
-            Stream::Plain { stream, .. } => Pin::new(stream).poll_flush(context),
-            Stream::Tls(stream) => Pin::new(stream).poll_flush(context),
+        match &mut self.socket {
+            Socket::Plain { stream, .. } => Pin::new(stream).poll_flush(context),
+            Socket::Tls(stream) => Pin::new(stream).poll_flush(context),
         }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut *self {
-            Stream::Plain { stream, .. } => Pin::new(stream).poll_shutdown(context),
-            Stream::Tls(stream) => Pin::new(stream).poll_shutdown(context),
+        match &mut self.socket {
+            Socket::Plain { stream, .. } => Pin::new(stream).poll_shutdown(context),
+            Socket::Tls(stream) => Pin::new(stream).poll_shutdown(context),
         }
     }
 
@@ -141,16 +179,16 @@ impl AsyncWrite for Stream {
         context: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match &mut *self {
-            Stream::Plain { stream, .. } => Pin::new(stream).poll_write_vectored(context, bytes),
-            Stream::Tls(stream) => Pin::new(stream).poll_write_vectored(context, bytes),
+        match &mut self.socket {
+            Socket::Plain { stream, .. } => Pin::new(stream).poll_write_vectored(context, bytes),
+            Socket::Tls(stream) => Pin::new(stream).poll_write_vectored(context, bytes),
         }
     }
 
     fn is_write_vectored(&self) -> bool {
-        match self {
-            Stream::Plain { stream, .. } => stream.is_write_vectored(),
-            Stream::Tls(stream) => stream.is_write_vectored(),
+        match &self.socket {
+            Socket::Plain { stream, .. } => stream.is_write_vectored(),
+            Socket::Tls(stream) => stream.is_write_vectored(),
         }
     }
 }

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use tonic::transport::Channel;
 
-use crate::connector::Tls;
+use crate::connector::{Refusal, Tls};
 use crate::{ConnectOptions, Error};
 
 const EJECTION_MIN: Duration = Duration::from_millis(250);
@@ -23,6 +23,7 @@ pub(crate) struct Endpoint {
     pub(crate) url: String,
     pub(crate) channel: Channel,
     health: Mutex<Health>,
+    refusal: Refusal,
 }
 
 #[derive(Debug, Default)]
@@ -40,15 +41,22 @@ impl Endpoint {
             .connect_timeout(options.connect_timeout)
             .http2_keep_alive_interval(options.ping_interval)
             .keep_alive_timeout(options.ping_timeout);
+        let refusal = Refusal::default();
         let channel = match &options.connector {
             Some(connector) => connector(endpoint).map_err(|e| invalid(&e))?,
-            None => endpoint.connect_with_connector_lazy(tls.connector(&url)?),
+            None => endpoint.connect_with_connector_lazy(tls.connector(&url, refusal.clone())?),
         };
-        Ok(Endpoint { url, channel, health: Mutex::default() })
+        Ok(Endpoint { url, channel, health: Mutex::default(), refusal })
     }
 
     pub(crate) fn succeeded(&self) {
         *self.health.lock() = Health::default();
+        self.refusal.forget();
+    }
+
+    /// Why the server refused the last connection, if it did.
+    pub(crate) fn refusal(&self) -> Option<String> {
+        self.refusal.reason()
     }
 
     /// Leaves the endpoint out for a while that doubles with every failure in a row.

@@ -134,6 +134,11 @@ impl Error {
         Error::Unavailable { code: status.code(), message: describe(status) }
     }
 
+    /// As [`Self::unavailable`], with the reason that the server gave when it refused the connection.
+    pub(crate) fn refused_connection(status: &Status, reason: String) -> Self {
+        Error::Unavailable { code: status.code(), message: reason }
+    }
+
     pub(crate) fn unknown_outcome(status: &Status) -> Self {
         Error::UnknownOutcome { code: status.code(), message: describe(status) }
     }
@@ -215,18 +220,24 @@ fn is_connect_error(source: &(dyn StdError + 'static)) -> bool {
     false
 }
 
-/// A server that does not accept a client's certificate may say so only when the client has sent its first request, which
-/// the server then never sees. What h2 passes on of an error is its text.
+/// A server that does not accept a client's certificate may say so only when the client has its first request ready, which
+/// the server then never sees. What h2 passes on of an error is its text; hyper calls a request canceled that was still in
+/// its hands when the connection ended.
 fn is_refused_before_any_request(source: &(dyn StdError + 'static)) -> bool {
     let mut next = Some(source);
     while let Some(error) = next {
-        let text = error.to_string();
-        if text.contains(quorate_tls::REFUSED) || text.contains(SPEAKS_TLS) {
+        if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_canceled) || is_refusal(&error.to_string())
+        {
             return true;
         }
         next = error.source();
     }
     false
+}
+
+/// Whether an error's text tells of a server that refused the connection, with or without TLS.
+pub(crate) fn is_refusal(text: &str) -> bool {
+    text.contains(quorate_tls::REFUSED) || text.contains(SPEAKS_TLS)
 }
 
 /// The innermost cause says most: "transport error" alone helps nobody.

@@ -335,6 +335,9 @@ impl<'a> Attempts<'a> {
         }
         // The pause before the next round must not end after the deadline.
         let next_at = Instant::now() + self.backoff;
-        (next_at >= self.deadline).then(|| Err(Error::unavailable(&status)))
+        (next_at >= self.deadline).then(|| match endpoint.refusal() {
+            Some(reason) => Err(Error::refused_connection(&status, reason)),
+            None => Err(Error::unavailable(&status)),
+        })
     }
 }
