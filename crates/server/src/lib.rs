@@ -24,8 +24,8 @@ mod run;
 mod service;
 mod shared;
 mod status;
-mod utc;
 mod tls;
+mod utc;
 pub mod version;
 
 pub use audit::{AuditOptions, WhenFull};
