@@ -15,6 +15,7 @@ pub(crate) fn text(running: &Running) -> String {
         // Writing to a String cannot fail.
         let _ = write!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n");
     }
+    out.push_str(&running.group.peers().metrics_text());
     out
 }
 
@@ -75,12 +76,7 @@ fn raft(running: &Running) -> Vec<Figure> {
             figures.read_indexes_failed.load(Relaxed) as f64,
         ),
         ("quorate_wal_fsyncs_total", "counter", "Fsyncs of the write-ahead log.", wal.fsyncs as f64),
-        (
-            "quorate_wal_written_bytes_total",
-            "counter",
-            "Bytes written to the write-ahead log.",
-            wal.bytes_written as f64,
-        ),
+        ("etcd_disk_wal_write_bytes_total", "gauge", "Total number of bytes written in WAL.", wal.bytes_written as f64),
         ("quorate_wal_segments", "gauge", "Segments of the write-ahead log that hold records.", wal.segments as f64),
         ("quorate_wal_queued_bytes", "gauge", "Bytes of appends that wait for the disk.", wal.queued_bytes as f64),
         ("quorate_wal_short_of_space", "gauge", "Whether the disk of the log is full.", flag(wal.short_of_space)),
@@ -89,6 +85,12 @@ fn raft(running: &Running) -> Vec<Figure> {
             "counter",
             "The total number of slow apply requests (likely overloaded from slow disk).",
             figures.slow_applies.load(Relaxed) as f64,
+        ),
+        (
+            "etcd_server_snapshot_apply_in_progress_total",
+            "gauge",
+            "1 if the server is applying the incoming snapshot. 0 if none.",
+            figures.snapshots_under_way.load(Relaxed) as f64,
         ),
         (
             "quorate_tail_full_waits_total",
@@ -243,7 +245,7 @@ fn watch_and_leases(running: &Running) -> Vec<Figure> {
             figures.lease_renewed.load(Relaxed) as f64,
         ),
         (
-            "etcd_server_lease_expired_total",
+            "etcd_debugging_server_lease_expired_total",
             "counter",
             "The total number of expired leases.",
             figures.lease_expired.load(Relaxed) as f64,

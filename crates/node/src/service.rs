@@ -3,8 +3,8 @@
 use crate::bootstrap::DataIdentity;
 use crate::error::storage_error;
 use crate::error_code;
-use crate::group::Group;
-use crate::peer::{PROTOCOL_VERSION, PeerService};
+use crate::group::{Group, GroupState};
+use crate::peer::{PROTOCOL_VERSION, PeerService, Traffic};
 use crate::raft::ProposeError;
 use crate::{Config, Error, membership};
 use pb::request::Kind as Ask;
@@ -13,6 +13,7 @@ use quorate_core::{GroupId, MemberId};
 use quorate_proto::peer_v1 as pb;
 use quorate_storage::{Installer, SnapshotMeta};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use tokio::sync::mpsc;
 
 /// The groups of this member, as its peers see them.
@@ -28,6 +29,23 @@ pub(crate) struct Incoming {
     meta: SnapshotMeta,
     installer: Installer,
     records: u64,
+    _counted: SnapshotUnderWay,
+}
+
+/// Counts as a snapshot that is being received as long as it lives.
+struct SnapshotUnderWay(Arc<GroupState>);
+
+impl SnapshotUnderWay {
+    fn begin(state: &Arc<GroupState>) -> Self {
+        state.figures.snapshots_under_way.fetch_add(1, Relaxed);
+        Self(state.clone())
+    }
+}
+
+impl Drop for SnapshotUnderWay {
+    fn drop(&mut self) {
+        self.0.figures.snapshots_under_way.fetch_sub(1, Relaxed);
+    }
 }
 
 impl Service {
@@ -62,6 +80,7 @@ impl Service {
         if store.is_forgotten(member) {
             return Some((pb::Refusal::Removed, removed_text(hello.member_id)));
         }
+        // INVARIANT(identity): an id comes with the data directory that it has told the cluster, or not at all.
         let known = store.members().into_iter().find(|(id, _)| *id == member);
         match known {
             Some((_, attributes)) if attributes.data_dir_id != hello.data_dir_id => {
@@ -146,7 +165,7 @@ impl Service {
         let meta = SnapshotMeta::decode(&begin.meta).map_err(storage_error)?;
         let installer = group.state.store.begin_install().map_err(storage_error)?;
         tracing::info!(index = meta.applied.index, "receiving a snapshot from the leader");
-        Ok(Incoming { begin, meta, installer, records: 0 })
+        Ok(Incoming { begin, meta, installer, records: 0, _counted: SnapshotUnderWay::begin(&group.state) })
     }
 
     async fn end_snapshot(group: &Group, incoming: Incoming, end: pb::SnapshotEnd) -> Result<pb::Vote, Error> {
@@ -192,6 +211,10 @@ impl PeerService for Service {
         }
     }
 
+    fn traffic(&self, member: u64) -> Arc<Traffic> {
+        self.group.peers().traffic(member)
+    }
+
     fn appends(
         &self,
         group: GroupId,
@@ -235,7 +258,24 @@ impl PeerService for Service {
                 let vote = Self::end_snapshot(group, incoming, end).await.map_err(|e| failure(&e))?;
                 Ok((None, pb::SnapshotReply { vote: Some(vote) }))
             }
-            _ => Err(failure(&Error::Fatal("a part of a snapshot came without its beginning".into()))),
+            (Ask::SnapshotChunk(_) | Ask::SnapshotEnd(_), None) => {
+                Err(failure(&Error::Fatal("a part of a snapshot came without its beginning".into())))
+            }
+            (
+                Ask::Append(_)
+                | Ask::Vote(_)
+                | Ask::PreVote(_)
+                | Ask::TransferLeader(_)
+                | Ask::ReadIndex(_)
+                | Ask::Forward(_)
+                | Ask::LeaseRenew(_)
+                | Ask::LeaseRemaining(_)
+                | Ask::LeaseList(_)
+                | Ask::MemberChange(_)
+                | Ask::ClusterInfo(_)
+                | Ask::Status(_),
+                _,
+            ) => Err(failure(&Error::Fatal("this is no part of a snapshot".into()))),
         }
     }
 }

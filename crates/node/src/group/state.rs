@@ -94,6 +94,8 @@ pub(crate) struct Figures {
     pub(crate) deletes: AtomicU64,
     pub(crate) tail_full_waits: AtomicU64,
     pub(crate) slow_applies: AtomicU64,
+    /// A gauge: snapshots that are being received and applied.
+    pub(crate) snapshots_under_way: AtomicU64,
 }
 
 impl GroupState {

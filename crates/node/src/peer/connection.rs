@@ -1,7 +1,7 @@
 //! The dialling side: a connection, and the link that keeps one to a member.
 
 use super::frame::{self, FrameReader};
-use super::{AnswerReceiver, Identity, KnownDirectory, OnRefusal, Outgoing, PeerError, await_answer};
+use super::{AnswerReceiver, Identity, KnownDirectory, OnRefusal, Outgoing, PeerError, Traffic, await_answer};
 use crate::env::{ByteStream, Env};
 use bytes::BytesMut;
 use parking_lot::Mutex;
@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::{Instant, MissedTickBehavior};
 
 /// Requests on one connection that are written but not answered.
 const UNANSWERED_MAX: usize = 8192;
@@ -24,10 +25,14 @@ const WRITE_BATCH: usize = 256;
 /// How long to wait between two attempts to dial.
 const REDIAL_PAUSE: Duration = Duration::from_millis(50);
 
+/// How often a member is asked something small, to see whether it is there and how far away.
+const PROBE_INTERVAL: Duration = Duration::from_secs(5);
+
 /// A connection to a member.
 pub(crate) struct Connection {
     queue: mpsc::Sender<Outgoing>,
     closed: Arc<Notify>,
+    traffic: Arc<Traffic>,
 }
 
 impl Connection {
@@ -46,6 +51,7 @@ impl Connection {
                 (outgoing, PeerError::NotConnected("connection lost".into()))
             }
         };
+        self.traffic.send_failed();
         // Nobody may wait any more.
         let _ = outgoing.answer.send(Err(error));
     }
@@ -67,6 +73,8 @@ pub(super) struct Dial<'a> {
     /// had never voted.
     pub(super) directory: Option<u64>,
     pub(super) timeout: Duration,
+    /// Counts what goes over the connection.
+    pub(super) traffic: Arc<Traffic>,
 }
 
 /// Dials the first of `urls` that answers, and introduces us. With the error comes the refusal, if it is one.
@@ -109,9 +117,10 @@ async fn connect_one(env: &dyn Env, dial: &Dial<'_>, url: &str) -> Result<Connec
     let (queue, receiver) = mpsc::channel(WRITE_BATCH * 16);
     let unanswered = Unanswered::default();
     let closed = Arc::new(Notify::new());
-    tokio::spawn(write_requests(write, receiver, unanswered.clone(), closed.clone()));
-    tokio::spawn(read_responses(reader, unanswered, closed.clone(), timeout));
-    Ok(Connection { queue, closed })
+    let traffic = dial.traffic.clone();
+    tokio::spawn(write_requests(write, receiver, unanswered.clone(), closed.clone(), traffic.clone()));
+    tokio::spawn(read_responses(reader, unanswered, closed.clone(), timeout, traffic.clone()));
+    Ok(Connection { queue, closed, traffic })
 }
 
 /// Owns the sending half. Ends when the connection is dropped or broken; then everything unanswered is lost.
@@ -120,6 +129,7 @@ async fn write_requests(
     mut queue: mpsc::Receiver<Outgoing>,
     unanswered: Unanswered,
     closed: Arc<Notify>,
+    traffic: Arc<Traffic>,
 ) {
     let mut next_id: u64 = 1;
     let mut batch = Vec::with_capacity(WRITE_BATCH);
@@ -145,6 +155,7 @@ async fn write_requests(
         if write.write_all(&out).await.is_err() {
             break;
         }
+        traffic.sent(out.len());
         out.clear();
         if out.capacity() > 4 << 20 {
             // One big append must not keep its buffer for ever.
@@ -167,12 +178,14 @@ async fn read_responses(
     unanswered: Unanswered,
     closed: Arc<Notify>,
     idle_timeout: Duration,
+    traffic: Arc<Traffic>,
 ) {
     loop {
         let response = tokio::select! {
             response = tokio::time::timeout(idle_timeout, reader.next::<pb::Response>()) => response,
             () = closed.notified() => break,
         };
+        traffic.received(reader.take_received());
         let response = match response {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => {
@@ -207,6 +220,14 @@ fn lose(unanswered: &Unanswered) {
     }
 }
 
+/// Waits for the answer to a probe. It ends with the connection at the latest, which drops what is unanswered.
+async fn time_answer(answer: AnswerReceiver, traffic: Arc<Traffic>) {
+    let asked = Instant::now();
+    if matches!(answer.await, Ok(Ok(_))) {
+        traffic.round_trip(asked.elapsed());
+    }
+}
+
 /// Keeps a connection to one member as long as somebody wants to send.
 pub(super) struct Link {
     pub(super) env: Arc<dyn Env>,
@@ -216,6 +237,7 @@ pub(super) struct Link {
     pub(super) idle_timeout: Duration,
     pub(super) on_refusal: OnRefusal,
     pub(super) known_directory: KnownDirectory,
+    pub(super) traffic: Arc<Traffic>,
 }
 
 impl Link {
@@ -223,31 +245,35 @@ impl Link {
     pub(super) async fn run(self, mut queue: mpsc::Receiver<Outgoing>) {
         let mut connection: Option<Connection> = None;
         let mut reported = String::new();
-        while let Some(outgoing) = queue.recv().await {
+        let mut probes = tokio::time::interval(PROBE_INTERVAL);
+        probes.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let outgoing = tokio::select! {
+                outgoing = queue.recv() => match outgoing {
+                    Some(outgoing) => outgoing,
+                    None => break,
+                },
+                _ = probes.tick() => self.probe(),
+            };
             if connection.as_ref().is_some_and(|c| c.queue.is_closed()) {
                 connection = None;
+                self.traffic.set_connected(false);
             }
             if connection.is_none() {
-                let urls = self.urls.lock().clone();
-                let dial = Dial {
-                    identity: &self.identity,
-                    to: self.to,
-                    directory: (self.known_directory)(self.to),
-                    timeout: self.idle_timeout,
-                };
-                match connect(self.env.as_ref(), &dial, &urls).await {
+                match self.dial().await {
                     Ok(new) => {
                         reported.clear();
                         tracing::info!(to = format!("{:x}", self.to), "connected to a peer");
                         connection = Some(new);
+                        self.traffic.set_connected(true);
                     }
                     Err((error, refusal)) => {
                         self.report(&error, refusal, &mut reported);
-                        let _ = outgoing.answer.send(Err(error.clone()));
+                        self.refuse(outgoing, &error);
                         // What has piled up meanwhile waits for the same dead member: answer it too.
                         tokio::time::sleep(REDIAL_PAUSE).await;
                         while let Ok(outgoing) = queue.try_recv() {
-                            let _ = outgoing.answer.send(Err(error.clone()));
+                            self.refuse(outgoing, &error);
                         }
                         continue;
                     }
@@ -257,9 +283,35 @@ impl Link {
                 connection.enqueue(outgoing);
             }
         }
+        self.traffic.set_connected(false);
         if let Some(connection) = connection {
             connection.closed.notify_waiters();
         }
+    }
+
+    async fn dial(&self) -> Result<Connection, (PeerError, pb::Refusal)> {
+        let urls = self.urls.lock().clone();
+        let dial = Dial {
+            identity: &self.identity,
+            to: self.to,
+            directory: (self.known_directory)(self.to),
+            timeout: self.idle_timeout,
+            traffic: self.traffic.clone(),
+        };
+        connect(self.env.as_ref(), &dial, &urls).await
+    }
+
+    /// A question that any member answers at once, and whose answer tells how long that took.
+    fn probe(&self) -> Outgoing {
+        let (answer, receiver) = oneshot::channel();
+        tokio::spawn(time_answer(receiver, self.traffic.clone()));
+        Outgoing { group: GroupId::DEFAULT, ask: Ask::ClusterInfo(pb::ClusterInfo {}), answer }
+    }
+
+    fn refuse(&self, outgoing: Outgoing, error: &PeerError) {
+        self.traffic.send_failed();
+        // Nobody may wait any more.
+        let _ = outgoing.answer.send(Err(error.clone()));
     }
 
     fn report(&self, error: &PeerError, refusal: pb::Refusal, reported: &mut String) {

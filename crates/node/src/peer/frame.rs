@@ -31,11 +31,18 @@ pub(super) fn encode(message: &impl Message, out: &mut BytesMut) {
 pub(super) struct FrameReader<R> {
     stream: R,
     buffer: BytesMut,
+    /// Bytes that were read and not yet asked for by [`take_received`](Self::take_received).
+    received: usize,
 }
 
 impl<R: AsyncRead + Unpin> FrameReader<R> {
     pub(super) fn new(stream: R) -> Self {
-        Self { stream, buffer: BytesMut::with_capacity(64 << 10) }
+        Self { stream, buffer: BytesMut::with_capacity(64 << 10), received: 0 }
+    }
+
+    /// How many bytes have come since it was asked the last time.
+    pub(super) fn take_received(&mut self) -> usize {
+        std::mem::take(&mut self.received)
     }
 
     /// Reads the preface.
@@ -84,10 +91,13 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         if self.buffer.capacity() - self.buffer.len() < 4096 {
             self.buffer.reserve(64 << 10);
         }
-        if self.stream.read_buf(&mut self.buffer).await? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+        match self.stream.read_buf(&mut self.buffer).await? {
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            bytes => {
+                self.received += bytes;
+                Ok(())
+            }
         }
-        Ok(())
     }
 }
 

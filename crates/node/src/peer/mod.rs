@@ -6,9 +6,11 @@
 mod connection;
 mod frame;
 mod server;
+mod traffic;
 
 pub(crate) use connection::Connection;
 pub(crate) use server::{PeerService, serve};
+pub(crate) use traffic::Traffic;
 
 use crate::env::Env;
 use parking_lot::Mutex;
@@ -16,7 +18,7 @@ use pb::request::Kind as Ask;
 use pb::response::Kind as Answer;
 use quorate_core::GroupId;
 use quorate_proto::peer_v1 as pb;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -26,6 +28,9 @@ pub(crate) const PROTOCOL_VERSION: u32 = 1;
 
 /// Requests to one member that wait to be sent.
 const QUEUE_MAX: usize = 4096;
+
+/// Members whose traffic is counted. A cluster has a handful; more have introduced themselves by mistake.
+const TRAFFIC_MAX: usize = 64;
 
 /// Why a request to a peer has no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -94,6 +99,8 @@ pub(crate) struct Peers {
     on_refusal: OnRefusal,
     known_directory: KnownDirectory,
     members: Mutex<HashMap<u64, Peer>>,
+    /// Of members, and of those who have introduced themselves before this member learnt of them.
+    traffic: Mutex<BTreeMap<u64, Arc<Traffic>>>,
 }
 
 struct Peer {
@@ -110,7 +117,8 @@ impl Peers {
         on_refusal: OnRefusal,
         known_directory: KnownDirectory,
     ) -> Arc<Self> {
-        Arc::new(Self { env, identity, idle_timeout, on_refusal, known_directory, members: Mutex::default() })
+        let (members, traffic) = Default::default();
+        Arc::new(Self { env, identity, idle_timeout, on_refusal, known_directory, members, traffic })
     }
 
     /// Tells where a member is.
@@ -129,6 +137,7 @@ impl Peers {
                     idle_timeout: self.idle_timeout,
                     on_refusal: self.on_refusal.clone(),
                     known_directory: self.known_directory.clone(),
+                    traffic: self.traffic(member),
                 };
                 tokio::spawn(link.run(receiver));
                 members.insert(member, Peer { urls, queue });
@@ -139,6 +148,22 @@ impl Peers {
     /// Forgets a member: its connection ends when what is queued is answered.
     pub(crate) fn remove(&self, member: u64) {
         self.members.lock().remove(&member);
+        self.traffic.lock().remove(&member);
+    }
+
+    /// Counters of what goes to and comes from a member.
+    pub(crate) fn traffic(&self, member: u64) -> Arc<Traffic> {
+        let mut traffic = self.traffic.lock();
+        if traffic.len() >= TRAFFIC_MAX && !traffic.contains_key(&member) {
+            // Shown nowhere.
+            return Arc::default();
+        }
+        traffic.entry(member).or_default().clone()
+    }
+
+    /// The counters of all members, in Prometheus' text format.
+    pub(crate) fn metrics_text(&self) -> String {
+        traffic::text(self.identity.member_id, &self.traffic.lock())
     }
 
     /// A member said, on an open connection, that this one does not belong.
@@ -153,7 +178,10 @@ impl Peers {
         let rejected = match self.members.lock().get(&member) {
             Some(peer) => match peer.queue.try_send(outgoing) {
                 Ok(()) => return receiver,
-                Err(mpsc::error::TrySendError::Full(outgoing)) => (outgoing, PeerError::Overloaded),
+                Err(mpsc::error::TrySendError::Full(outgoing)) => {
+                    self.traffic(member).send_failed();
+                    (outgoing, PeerError::Overloaded)
+                }
                 Err(mpsc::error::TrySendError::Closed(outgoing)) => {
                     (outgoing, PeerError::NotConnected("the member was removed".into()))
                 }
@@ -184,6 +212,7 @@ impl Peers {
             to: member,
             directory: (self.known_directory)(member),
             timeout: self.idle_timeout * 10,
+            traffic: self.traffic(member),
         };
         connection::connect(self.env.as_ref(), &dial, &urls).await.map_err(|e| e.0)
     }
@@ -195,12 +224,14 @@ impl Peers {
         timeout: Duration,
     ) -> Result<pb::ClusterInfoReply, PeerError> {
         let nobody = Identity { cluster_id: 0, member_id: 0, data_dir_id: 0 };
-        let dial = connection::Dial { identity: &nobody, to: 0, directory: None, timeout };
+        let traffic = Arc::default();
+        let dial = connection::Dial { identity: &nobody, to: 0, directory: None, timeout, traffic };
         let connection = connection::connect(env, &dial, urls).await.map_err(|e| e.0)?;
-        match connection.call(GroupId::DEFAULT, Ask::ClusterInfo(pb::ClusterInfo {}), timeout).await? {
-            Answer::ClusterInfo(reply) => Ok(reply),
-            _ => Err(PeerError::Lost),
-        }
+        let ask = Ask::ClusterInfo(pb::ClusterInfo {});
+        let Answer::ClusterInfo(reply) = connection.call(GroupId::DEFAULT, ask, timeout).await? else {
+            return Err(PeerError::Lost);
+        };
+        Ok(reply)
     }
 }
 

@@ -1,5 +1,6 @@
 //! The accepting side: introduces peers, hands their requests to the node, writes the responses.
 
+use super::Traffic;
 use super::frame::{self, FrameReader};
 use crate::env::{Accepted, BoxFuture, ByteStream, Listener};
 use bytes::BytesMut;
@@ -32,6 +33,9 @@ pub(crate) trait PeerService: Send + Sync + 'static {
 
     /// Accepts or refuses whoever dialled.
     fn hello(&self, hello: &pb::Hello) -> pb::HelloReply;
+
+    /// Where to count what goes to and comes from a member.
+    fn traffic(&self, member: u64) -> Arc<Traffic>;
 
     /// Opens the appends of one group: see [`crate::raft::RaftGroup::append_stream`].
     fn appends(
@@ -135,9 +139,12 @@ async fn serve_connection<S: PeerService>(
         return write.shutdown().await;
     }
     let (responses, receiver) = mpsc::channel(REQUESTS_MAX);
-    let writer = tokio::spawn(write_responses(write, receiver));
+    // Who only asks who is in the cluster is nobody yet.
+    let traffic = if hello.member_id == 0 { Arc::default() } else { service.traffic(hello.member_id) };
+    let writer = tokio::spawn(write_responses(write, receiver, traffic.clone()));
     let mut session = Session {
         service,
+        traffic,
         responses,
         appends: HashMap::new(),
         slots: Arc::new(Semaphore::new(REQUESTS_MAX)),
@@ -153,6 +160,7 @@ async fn serve_connection<S: PeerService>(
 /// One accepted connection.
 struct Session<S: PeerService> {
     service: Arc<S>,
+    traffic: Arc<Traffic>,
     responses: mpsc::Sender<pb::Response>,
     appends: HashMap<u32, mpsc::Sender<(u64, pb::Append)>>,
     slots: Arc<Semaphore>,
@@ -164,7 +172,13 @@ struct Session<S: PeerService> {
 impl<S: PeerService> Session<S> {
     async fn run<R: tokio::io::AsyncRead + Unpin>(&mut self, reader: &mut FrameReader<R>) -> io::Result<()> {
         loop {
-            let request: pb::Request = reader.next().await?;
+            let request: io::Result<pb::Request> = reader.next().await;
+            self.traffic.received(reader.take_received());
+            let request = request.inspect_err(|error| {
+                if error.kind() != io::ErrorKind::UnexpectedEof {
+                    self.traffic.receive_failed();
+                }
+            })?;
             let group = GroupId::new(request.group);
             let Some(ask) = request.kind else {
                 self.respond(request.id, failure("this version does not know the request")).await?;
@@ -237,7 +251,11 @@ fn failure(text: &str) -> Answer {
     Answer::Failure(pb::Failure { code: 0, text: text.into() })
 }
 
-async fn write_responses(mut write: WriteHalf<Box<dyn ByteStream>>, mut responses: mpsc::Receiver<pb::Response>) {
+async fn write_responses(
+    mut write: WriteHalf<Box<dyn ByteStream>>,
+    mut responses: mpsc::Receiver<pb::Response>,
+    traffic: Arc<Traffic>,
+) {
     let mut batch = Vec::with_capacity(64);
     let mut out = BytesMut::new();
     while responses.recv_many(&mut batch, 64).await > 0 {
@@ -247,6 +265,7 @@ async fn write_responses(mut write: WriteHalf<Box<dyn ByteStream>>, mut response
         if write.write_all(&out).await.is_err() {
             return;
         }
+        traffic.sent(out.len());
         out.clear();
     }
 }

@@ -52,6 +52,10 @@ const ENGINE_BOUNDS: &[f64] = &[0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 5
 const STAGE_BOUNDS: &[f64] =
     &[0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
+/// Upper bounds of the buckets of hashes of all that is kept, in seconds: etcd's.
+const HASH_BOUNDS: &[f64] =
+    &[0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92, 163.84];
+
 /// Durations by bucket.
 #[derive(Debug)]
 pub struct Histogram {
@@ -139,6 +143,14 @@ pub struct Metrics {
     pub flushes: Arc<Histogram>,
     /// Defragmentations.
     pub defragmentations: Histogram,
+    /// Defragmentations that began.
+    pub defragmentations_begun: Counter,
+    /// Defragmentations that ended, well or not.
+    pub defragmentations_ended: Counter,
+    /// Hashes of everything that is kept.
+    pub hashes: Histogram,
+    /// Hashes of the history up to a revision.
+    pub revision_hashes: Histogram,
     /// Snapshots that were sent to clients.
     pub snapshots: Histogram,
     /// Checks of `/livez` and `/readyz`.
@@ -168,6 +180,10 @@ impl Metrics {
             fsyncs,
             flushes,
             defragmentations: Histogram::new(ENGINE_BOUNDS),
+            defragmentations_begun: Counter::default(),
+            defragmentations_ended: Counter::default(),
+            hashes: Histogram::new(HASH_BOUNDS),
+            revision_hashes: Histogram::new(HASH_BOUNDS),
             snapshots: Histogram::new(ENGINE_BOUNDS),
             checks: crate::http::CheckMetrics::default(),
             stages: Stage::ALL.map(|_| Histogram::new(STAGE_BOUNDS)),

@@ -14,6 +14,8 @@ pub struct Process {
     pub resident_bytes: u64,
     /// Address space.
     pub virtual_bytes: u64,
+    /// Address space allowed; without a limit the largest number, as Prometheus' own client for Go has it.
+    pub virtual_max_bytes: u64,
     /// Files that are open.
     pub open_fds: u64,
     /// Files that may be open.
@@ -33,6 +35,7 @@ pub fn read() -> Option<Process> {
         cpu_seconds,
         resident_bytes: number_after(&status, "VmRSS:")? * 1024,
         virtual_bytes: number_after(&status, "VmSize:")? * 1024,
+        virtual_max_bytes: number_after(&limits, "Max address space").unwrap_or(u64::MAX),
         open_fds: fs::read_dir("/proc/self/fd").ok()?.count() as u64,
         max_fds: number_after(&limits, "Max open files")?,
         start_seconds: number_after(&boot, "btime")? as f64 + start_after_boot,

@@ -30,6 +30,9 @@ pub fn render(shared: &Shared) -> String {
         text.one("process_virtual_memory_bytes", "gauge", "Address space.", process.virtual_bytes);
         text.one("process_open_fds", "gauge", "Files that are open.", process.open_fds);
         text.one("process_max_fds", "gauge", "Files that may be open.", process.max_fds);
+        text.one("process_virtual_memory_max_bytes", "gauge", "Address space allowed.", process.virtual_max_bytes);
+        text.one("os_fd_used", "gauge", "Files that are open.", process.open_fds);
+        text.one("os_fd_limit", "gauge", "Files that may be open.", process.max_fds);
         text.one("process_start_time_seconds", "gauge", "Start, since the epoch.", process.start_seconds);
     }
     let mut out = text.out;
@@ -158,6 +161,8 @@ fn histograms(text: &mut Text, shared: &Shared) {
         ("etcd_disk_backend_commit_duration_seconds", "Flushes of the storage engine.", &shared.metrics.flushes),
         ("etcd_disk_backend_defrag_duration_seconds", "Defragmentations.", &shared.metrics.defragmentations),
         ("etcd_disk_backend_snapshot_duration_seconds", "Snapshots sent to clients.", &shared.metrics.snapshots),
+        ("etcd_mvcc_hash_duration_seconds", "Hashes of everything that is kept.", &shared.metrics.hashes),
+        ("etcd_mvcc_hash_rev_duration_seconds", "Hashes up to a revision.", &shared.metrics.revision_hashes),
     ] {
         if text.family(name, "histogram", help) {
             histogram(text, name, &[], durations);
@@ -196,6 +201,9 @@ fn front(text: &mut Text, shared: &Shared) {
     ] {
         text.one(name, "counter", help, metrics.succeeded(method));
     }
+    let ended = metrics.defragmentations_ended.get();
+    let defragmenting = metrics.defragmentations_begun.get().saturating_sub(ended);
+    text.one("etcd_disk_defrag_inflight", "gauge", "Defragmentations under way.", defragmenting);
     let open = metrics.connections_accepted.get().saturating_sub(metrics.connections_closed.get());
     text.one("quorate_connections_open", "gauge", "Client connections that are open.", open);
     text.one("quorate_requests_open", "gauge", "Requests and streams under way.", shared.requests.used());

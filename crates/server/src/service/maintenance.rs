@@ -3,6 +3,7 @@
 use super::{Answers, Outbox, body};
 use crate::convert;
 use crate::grpc::{Body, Session};
+use crate::metrics::Counter;
 use crate::shared::Shared;
 use crate::status::status as failure;
 use crate::version;
@@ -76,20 +77,36 @@ pub async fn alarm(shared: &Shared, request: pb::AlarmRequest) -> Result<pb::Ala
 /// Compacts the engine online. As in etcd, the answer has no header.
 pub async fn defragment(shared: &Shared, _: pb::DefragmentRequest) -> Result<pb::DefragmentResponse, Status> {
     let start = Instant::now();
+    shared.metrics.defragmentations_begun.increment();
+    // Counted as ended even if the client gives up and this call is dropped.
+    let _ended = Ended(&shared.metrics.defragmentations_ended);
     shared.node.defragment().await.map_err(|error| failure(&error))?;
     shared.metrics.defragmentations.observe(start.elapsed());
     Ok(pb::DefragmentResponse { header: None })
 }
 
+/// Counts when it is dropped.
+struct Ended<'a>(&'a Counter);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.0.increment();
+    }
+}
+
 /// Hash of everything that is kept.
 pub async fn hash(shared: &Shared, _: pb::HashRequest) -> Result<pb::HashResponse, Status> {
+    let start = Instant::now();
     let answer = shared.node.hash_kv(Revision::ZERO).await.map_err(|error| failure(&error))?;
+    shared.metrics.hashes.observe(start.elapsed());
     Ok(pb::HashResponse { header: Some(convert::header(answer.header)), hash: answer.body.hash })
 }
 
 /// Hash of the history up to a revision.
 pub async fn hash_kv(shared: &Shared, request: pb::HashKvRequest) -> Result<pb::HashKvResponse, Status> {
+    let start = Instant::now();
     let answer = shared.node.hash_kv(Revision::new(request.revision)).await.map_err(|error| failure(&error))?;
+    shared.metrics.revision_hashes.observe(start.elapsed());
     Ok(pb::HashKvResponse {
         header: Some(convert::header(answer.header)),
         hash: answer.body.hash,
