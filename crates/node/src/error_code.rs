@@ -29,7 +29,30 @@ pub(crate) const REMOVED: u32 = 100;
 pub(crate) fn to_code(error: &Error) -> u32 {
     match error {
         Error::Removed(_) => REMOVED,
-        other => TABLE.iter().find(|(_, e)| e == other).map_or(0, |(code, _)| *code),
+        Error::NoLeader
+        | Error::NotLeader
+        | Error::LeaderChanged
+        | Error::Timeout
+        | Error::TooManyRequests
+        | Error::Stopped
+        | Error::MemberExists
+        | Error::PeerUrlExists
+        | Error::NotEnoughStartedMembers
+        | Error::MemberBadUrls
+        | Error::MemberNotFound
+        | Error::MemberNotLearner
+        | Error::LearnerNotReady
+        | Error::TooManyLearners
+        | Error::UnhealthyCluster
+        | Error::BadLeaderTransferee
+        | Error::TimeoutWaitAppliedIndex => TABLE.iter().find(|(_, e)| e == error).map_or(0, |(code, _)| *code),
+        // Of no use to another member's client, or with a text of its own.
+        Error::Rejected(_)
+        | Error::TimeoutLeaderFailure
+        | Error::TimeoutConnectionLost
+        | Error::NotSupportedForLearner
+        | Error::LeaderTransferTimeout
+        | Error::Fatal(_) => 0,
     }
 }
 

@@ -321,7 +321,9 @@ impl Node {
         let answer = self.txn(Txn::of(Op::Put(put))).await?;
         match answer.body.responses.into_iter().next() {
             Some(OpReply::Put { prev_kv, .. }) => Ok(Answer { header: answer.header, body: prev_kv }),
-            _ => Err(Error::Fatal("a put was answered with something else".into())),
+            Some(OpReply::Range { .. } | OpReply::DeleteRange { .. } | OpReply::Txn(_)) | None => {
+                Err(Error::Fatal("a put was answered with something else".into()))
+            }
         }
     }
 
@@ -338,7 +340,9 @@ impl Node {
             Some(OpReply::DeleteRange { deleted, prev_kvs, .. }) => {
                 Ok(Answer { header: answer.header, body: (deleted, prev_kvs) })
             }
-            _ => Err(Error::Fatal("a delete was answered with something else".into())),
+            Some(OpReply::Range { .. } | OpReply::Put { .. } | OpReply::Txn(_)) | None => {
+                Err(Error::Fatal("a delete was answered with something else".into()))
+            }
         }
     }
 

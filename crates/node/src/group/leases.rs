@@ -31,26 +31,28 @@ const TICK: Duration = Duration::from_secs(10);
 impl Group {
     /// Renews a lease at the leader. Returns its TTL in seconds, 0 if there is no such lease.
     pub(crate) async fn lease_renew(&self, id: LeaseId) -> Result<i64, Error> {
-        match self.ask_leader(Ask::LeaseRenew(pb::LeaseRenew { id: id.get() })).await? {
-            Answer::LeaseRenew(reply) => Ok(reply.ttl_seconds),
-            _ => Err(Error::LeaderChanged),
-        }
+        let Answer::LeaseRenew(reply) = self.ask_leader(Ask::LeaseRenew(pb::LeaseRenew { id: id.get() })).await? else {
+            return Err(Error::LeaderChanged);
+        };
+        Ok(reply.ttl_seconds)
     }
 
     /// Time left of a lease, in whole seconds; -1 if there is no such lease.
     pub(crate) async fn lease_remaining_seconds(&self, id: LeaseId) -> Result<i64, Error> {
-        match self.ask_leader(Ask::LeaseRemaining(pb::LeaseRemaining { id: id.get() })).await? {
-            Answer::LeaseRemaining(reply) => Ok(reply.remaining_seconds),
-            _ => Err(Error::LeaderChanged),
-        }
+        let Answer::LeaseRemaining(reply) =
+            self.ask_leader(Ask::LeaseRemaining(pb::LeaseRemaining { id: id.get() })).await?
+        else {
+            return Err(Error::LeaderChanged);
+        };
+        Ok(reply.remaining_seconds)
     }
 
     /// All leases, the one that expires first in front.
     pub(crate) async fn lease_list(&self) -> Result<Vec<LeaseId>, Error> {
-        match self.ask_leader(Ask::LeaseList(pb::LeaseList {})).await? {
-            Answer::LeaseList(reply) => Ok(reply.ids.into_iter().map(LeaseId::new).collect()),
-            _ => Err(Error::LeaderChanged),
-        }
+        let Answer::LeaseList(reply) = self.ask_leader(Ask::LeaseList(pb::LeaseList {})).await? else {
+            return Err(Error::LeaderChanged);
+        };
+        Ok(reply.ids.into_iter().map(LeaseId::new).collect())
     }
 
     /// Answers a lease request as leader; `None`: this member does not lead, or its clock does not run yet.
@@ -84,7 +86,18 @@ impl Group {
                     let ids = clock.by_expiry().into_iter().map(LeaseId::get).collect();
                     Answer::LeaseList(pb::LeaseListReply { ids })
                 }
-                _ => return None,
+                Ask::Append(_)
+                | Ask::Vote(_)
+                | Ask::PreVote(_)
+                | Ask::TransferLeader(_)
+                | Ask::ReadIndex(_)
+                | Ask::Forward(_)
+                | Ask::MemberChange(_)
+                | Ask::ClusterInfo(_)
+                | Ask::SnapshotBegin(_)
+                | Ask::SnapshotChunk(_)
+                | Ask::SnapshotEnd(_)
+                | Ask::Status(_) => return None,
             }
         };
         if let Some(id) = renewed_checkpoint {

@@ -3,7 +3,7 @@
 
 use super::state::GroupState;
 use super::waiters::{Mark, Outcome, Ready};
-use crate::peer::{PeerError, Peers};
+use crate::peer::{AnswerReceiver, PeerError, Peers};
 use crate::raft::{ProposeError, RaftGroup, Role, entry_body};
 use bytes::Bytes;
 use pb::request::Kind as Ask;
@@ -164,16 +164,8 @@ impl Proposer {
 
     /// Takes the batches up again when there is news about who leads, or after a pause.
     fn send_later(&self, batches: Vec<Ready>, slot: OwnedSemaphorePermit) {
-        let again = self.again_sender.clone();
-        let mut role = self.role.clone();
-        tokio::spawn(async move {
-            let _ = tokio::time::timeout(RESEND_PAUSE, role.changed()).await;
-            for ready in batches {
-                // The group may have gone meanwhile.
-                let _ = again.send(ready);
-            }
-            drop(slot);
-        });
+        let again = Again { sender: self.again_sender.clone(), batches, slot };
+        tokio::spawn(again.send_at_news(self.role.clone()));
     }
 
     async fn propose(&self, next: Next, term: u64, slot: OwnedSemaphorePermit) {
@@ -207,21 +199,15 @@ impl Proposer {
             let _ = self.again_sender.send(ready);
         }
         let entry = quorate_core::codec::encode_entry(self.state.env.wall_clock_ms(), &bodies);
-        let again = self.again_sender.clone();
+        let again = Again { sender: self.again_sender.clone(), batches: Vec::new(), slot };
         let state = self.state.clone();
         self.raft
             .propose(entry_body(&entry), term, move |result| {
                 if result == Err(ProposeError::NotLeader) {
                     // A leader that has lost its quorum refuses until it knows better: do not ask it in a loop.
-                    tokio::spawn(async move {
-                        tokio::time::sleep(RESEND_PAUSE).await;
-                        for ready in own.into_iter().filter_map(|seq| state.waiters.unsent(seq, term)) {
-                            let _ = again.send(ready);
-                        }
-                        drop(slot);
-                    });
+                    tokio::spawn(take_back(state, own, term, again));
                 } else {
-                    drop(slot);
+                    drop(again);
                 }
                 for done in done {
                     let _ = done.send(result.clone());
@@ -245,31 +231,61 @@ impl Proposer {
                 Mark::Gone => {}
             }
         }
-        let (again, state) = (self.again_sender.clone(), self.state.clone());
-        tokio::spawn(async move {
-            let mut unsent = !later.is_empty();
-            for (first_seq, answer) in answers {
-                let not_proposed = match answer.await {
-                    Ok(Ok(pb::response::Kind::Forward(reply))) => reply.not_leader,
-                    Ok(Err(PeerError::NotConnected(_) | PeerError::Refused(_) | PeerError::Overloaded)) => true,
-                    // Lost on the way: the batch may be in the log. It is sent again only once that is settled, see
-                    // `Waiters::term_applied`.
-                    Ok(Ok(_) | Err(PeerError::Lost | PeerError::Timeout | PeerError::Failed(_))) | Err(_) => false,
-                };
-                if not_proposed && let Some(ready) = state.waiters.unsent(first_seq, term) {
-                    unsent = true;
-                    later.push(ready);
-                }
-            }
-            if unsent {
-                tokio::time::sleep(RESEND_PAUSE).await;
-            }
-            for ready in later {
-                let _ = again.send(ready);
-            }
-            drop(slot);
-        });
+        let again = Again { sender: self.again_sender.clone(), batches: later, slot };
+        tokio::spawn(take_answers(self.state.clone(), term, answers, again));
     }
+}
+
+/// Batches that are to be taken up again, and the slot that they hold until then.
+struct Again {
+    sender: mpsc::UnboundedSender<Ready>,
+    batches: Vec<Ready>,
+    slot: OwnedSemaphorePermit,
+}
+
+impl Again {
+    fn send(self) {
+        for ready in self.batches {
+            // The group may have gone meanwhile.
+            let _ = self.sender.send(ready);
+        }
+        drop(self.slot);
+    }
+
+    /// When there is news about who leads, or after a pause.
+    async fn send_at_news(self, mut role: watch::Receiver<Role>) {
+        let _ = tokio::time::timeout(RESEND_PAUSE, role.changed()).await;
+        self.send();
+    }
+}
+
+/// Takes back batches that were not proposed, after a pause.
+async fn take_back(state: Arc<GroupState>, own: Vec<u64>, term: u64, mut again: Again) {
+    tokio::time::sleep(RESEND_PAUSE).await;
+    again.batches.extend(own.into_iter().filter_map(|seq| state.waiters.unsent(seq, term)));
+    again.send();
+}
+
+/// Waits for the leader's answers to batches, by their first number, and takes back those that it did not propose.
+async fn take_answers(state: Arc<GroupState>, term: u64, answers: Vec<(u64, AnswerReceiver)>, mut again: Again) {
+    let mut unsent = !again.batches.is_empty();
+    for (first_seq, answer) in answers {
+        let not_proposed = match answer.await {
+            Ok(Ok(pb::response::Kind::Forward(reply))) => reply.not_leader,
+            Ok(Err(PeerError::NotConnected(_) | PeerError::Refused(_) | PeerError::Overloaded)) => true,
+            // Lost on the way: the batch may be in the log. It is sent again only once that is settled, see
+            // `Waiters::term_applied`.
+            Ok(Ok(_) | Err(PeerError::Lost | PeerError::Timeout | PeerError::Failed(_))) | Err(_) => false,
+        };
+        if not_proposed && let Some(ready) = state.waiters.unsent(first_seq, term) {
+            unsent = true;
+            again.batches.push(ready);
+        }
+    }
+    if unsent {
+        tokio::time::sleep(RESEND_PAUSE).await;
+    }
+    again.send();
 }
 
 impl Next {

@@ -10,7 +10,9 @@ use crate::peer::Peers;
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::StreamExt;
 use openraft::errors::{ClientWriteError, InitializeError, LinearizableReadError, RaftError};
+use openraft::metrics::RaftServerMetrics;
 use openraft::raft::{StreamAppendError, TransferLeaderRequest};
+use openraft::type_config::alias::WatchReceiverOf;
 use openraft::type_config::async_runtime::watch::WatchReceiver;
 use openraft::{ChangeMembers, Instant, Raft, ReadPolicy, ServerState, Snapshot, SnapshotPolicy};
 use quorate_core::GroupId;
@@ -88,6 +90,7 @@ impl<H: ApplyHooks> RaftGroup<H> {
         hooks: Arc<H>,
         peers: Arc<Peers>,
     ) -> Result<Self, String> {
+        refuse_lost_engine(&log, &store)?;
         let config = Arc::new(raft_config(options).validate().map_err(|e| e.to_string())?);
         let network = NetworkFactory::new(peers, group, options.election);
         let durable = DurableMarks::default();
@@ -286,6 +289,20 @@ impl<H: ApplyHooks> RaftGroup<H> {
     }
 }
 
+/// The log was let go behind what the engine had made durable. If the engine has less now, what is between is nowhere here.
+fn refuse_lost_engine(log: &GroupLog, store: &Store) -> Result<(), String> {
+    let purged = log.state().purged.map_or(0, |(_, index)| index);
+    let applied = codec::last_of(store.applied()).map_or(0, |(_, index)| index);
+    if purged <= applied {
+        return Ok(());
+    }
+    Err(format!(
+        "the log begins after entry {purged}, but the storage engine has nothing after entry {applied}: its files were lost, or \
+         replaced by older ones; bring them back, or remove the member (`quorate member remove`), add it again (`quorate \
+         member add`), and start it with an empty data directory and --initial-cluster-state existing"
+    ))
+}
+
 /// Puts the kind byte in front of an encoded entry.
 pub(crate) fn entry_body(encoded: &[u8]) -> Bytes {
     let mut body = BytesMut::with_capacity(1 + encoded.len());
@@ -328,26 +345,40 @@ fn raft_config(options: &RaftOptions) -> openraft::Config {
     }
 }
 
-fn watch_role<H: ApplyHooks>(raft: &Raft<Types, StateMachine<H>>) -> watch::Receiver<Role> {
-    let mut metrics = raft.server_metrics();
-    let read = |metrics: &openraft::metrics::RaftServerMetrics<Types>| Role {
+fn read_role(metrics: &RaftServerMetrics<Types>) -> Role {
+    Role {
         leader: metrics.current_leader,
         term: metrics.vote.leader_id().term,
         is_leader: metrics.state == ServerState::Leader && metrics.current_leader == Some(metrics.id),
         is_learner: metrics.state == ServerState::Learner,
         stopped: metrics.state == ServerState::Shutdown,
-    };
-    let (sender, receiver) = watch::channel(read(&metrics.borrow_watched()));
-    tokio::spawn(async move {
+    }
+}
+
+fn watch_role<H: ApplyHooks>(raft: &Raft<Types, StateMachine<H>>) -> watch::Receiver<Role> {
+    let metrics = raft.server_metrics();
+    let (sender, receiver) = watch::channel(read_role(&metrics.borrow_watched()));
+    tokio::spawn(RoleWatcher { metrics, sender }.run());
+    receiver
+}
+
+/// Tells who leads for as long as Raft runs, and then that it has stopped.
+struct RoleWatcher {
+    metrics: WatchReceiverOf<Types, RaftServerMetrics<Types>>,
+    sender: watch::Sender<Role>,
+}
+
+impl RoleWatcher {
+    async fn run(mut self) {
         loop {
-            let role = read(&metrics.borrow_watched());
-            sender.send_if_modified(|current| {
+            let role = read_role(&self.metrics.borrow_watched());
+            self.sender.send_if_modified(|current| {
                 let changed = *current != role;
                 *current = role;
                 changed
             });
-            if metrics.changed().await.is_err() {
-                sender.send_modify(|role| {
+            if self.metrics.changed().await.is_err() {
+                self.sender.send_modify(|role| {
                     role.is_leader = false;
                     role.leader = None;
                     role.stopped = true;
@@ -355,8 +386,7 @@ fn watch_role<H: ApplyHooks>(raft: &Raft<Types, StateMachine<H>>) -> watch::Rece
                 return;
             }
         }
-    });
-    receiver
+    }
 }
 
 /// Feeds appends to Raft and hands out the replies in order. After a refusal openraft ends its stream; the requests behind
