@@ -36,7 +36,6 @@ mod txn;
 mod types;
 mod versions;
 mod view;
-mod watch;
 
 pub use apply::apply;
 pub use auth::{AuthCommand, AuthState, Caller};
@@ -49,4 +48,3 @@ pub use reply::*;
 pub use types::*;
 pub use versions::check_downgrade;
 pub use view::*;
-pub use watch::WatchFilter;

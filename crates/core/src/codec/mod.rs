@@ -58,6 +58,5 @@ pub use entry::{Batch, BatchEncoder, Entry, EntryEncoder, decode_batch, decode_e
 pub use primitive::{CodecError, CodecErrorKind};
 pub use record::{decode_record, encode_record};
 pub use system::{
-    decode_alarm, decode_lease, decode_member_attributes, decode_versions, encode_alarm, encode_lease,
-    encode_member_attributes, encode_versions,
+    decode_lease, decode_member_attributes, decode_versions, encode_lease, encode_member_attributes, encode_versions,
 };

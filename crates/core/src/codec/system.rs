@@ -43,20 +43,6 @@ pub fn decode_member_attributes(bytes: Bytes) -> Result<MemberAttributes, CodecE
     decode(bytes, read_member_attributes)
 }
 
-/// Appends the encoded alarm to `out`.
-pub fn encode_alarm(alarm: Alarm, out: &mut Vec<u8>) {
-    out.push(SYSTEM_VERSION);
-    write_alarm(alarm, out);
-}
-
-/// Decodes an alarm.
-///
-/// # Errors
-/// The bytes are not those of an alarm that this build knows.
-pub fn decode_alarm(bytes: Bytes) -> Result<Alarm, CodecError> {
-    decode(bytes, read_alarm)
-}
-
 /// Appends what is agreed on about versions, encoded, to `out`.
 pub fn encode_versions(versions: ClusterVersions, out: &mut Vec<u8>) {
     out.push(SYSTEM_VERSION);

@@ -3,10 +3,9 @@
 use super::samples::Samples;
 use crate::auth::{Access, AuthCommand, PasswordHash, Permission, Role, TokenId, User};
 use crate::codec::{
-    Batch, BatchEncoder, CodecErrorKind, Entry, EntryEncoder, decode_alarm, decode_auth, decode_batch, decode_entry,
-    decode_lease, decode_member_attributes, decode_record, decode_role, decode_user, decode_versions, encode_alarm,
-    encode_auth, encode_batch, encode_entry, encode_lease, encode_member_attributes, encode_record, encode_role,
-    encode_user, encode_versions,
+    Batch, BatchEncoder, CodecErrorKind, Entry, EntryEncoder, decode_auth, decode_batch, decode_entry, decode_lease,
+    decode_member_attributes, decode_record, decode_role, decode_user, decode_versions, encode_auth, encode_batch,
+    encode_entry, encode_lease, encode_member_attributes, encode_record, encode_role, encode_user, encode_versions,
 };
 use crate::{
     Alarm, AlarmKind, Caller, Change, ClusterVersion, ClusterVersions, Command, Compare, CompareResult, CompareTarget,
@@ -177,12 +176,6 @@ fn golden_system_values() {
     expect!["01 01 6e 01 01 75 09"].assert_eq(&hex(&bytes));
     assert_eq!(decode_member_attributes(bytes.into()), Ok(attributes));
 
-    let alarm = Alarm { member: MemberId::new(5), kind: AlarmKind::Corrupt };
-    let mut bytes = Vec::new();
-    encode_alarm(alarm, &mut bytes);
-    expect!["01 05 02"].assert_eq(&hex(&bytes));
-    assert_eq!(decode_alarm(bytes.into()), Ok(alarm));
-
     let versions = ClusterVersions { current: Some(ClusterVersion { major: 3, minor: 6 }), target: None };
     let mut bytes = Vec::new();
     encode_versions(versions, &mut bytes);
@@ -294,7 +287,7 @@ fn errors_tell_what_and_where() {
         let error = decode_entry(bytes).expect_err(what);
         transcript.push_str(&format!("{what}: {error}\n"));
     }
-    let error = decode_alarm(Bytes::from_static(&[1, 5, 1, 0])).expect_err("trailing bytes");
+    let error = decode_lease(Bytes::from_static(&[1, 2, 1, 0, 0])).expect_err("trailing bytes");
     transcript.push_str(&format!("trailing: {error}\n"));
     expect![[r#"
         nothing: unexpected end at byte 0
@@ -309,7 +302,7 @@ fn errors_tell_what_and_where() {
         number without end: number too large at byte 10
         batch longer than the entry: unexpected end at byte 4
         text: text is not UTF-8 at byte 9
-        trailing: trailing bytes at byte 3
+        trailing: trailing bytes at byte 4
     "#]]
     .assert_eq(&transcript);
 }
@@ -421,7 +414,6 @@ proptest! {
             decode_record(bytes.clone()).err(),
             decode_lease(bytes.clone()).err(),
             decode_member_attributes(bytes.clone()).err(),
-            decode_alarm(bytes.clone()).err(),
             decode_versions(bytes.clone()).err(),
         ];
         prop_assert!(offsets.iter().flatten().all(|error| error.offset <= bytes.len()));

@@ -5,7 +5,7 @@ use super::samples::Samples;
 use crate::testing::MemoryView;
 use crate::{
     Change, Command, Effects, KeyRange, KeyValue, LeaseId, RangeCursor, RangeRequest, Record, Rev, Revision, View,
-    WatchFilter, range,
+    range,
 };
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
@@ -138,17 +138,6 @@ proptest! {
             let everything = KeyRange::From { start: Bytes::new() };
             pair.read(&RangeRequest { revision: Revision::new(revision), ..RangeRequest::new(everything) });
         }
-    }
-
-    #[test]
-    fn a_filter_matches_what_its_range_has(record in Samples::few().record(), request in Samples::few().range_request()) {
-        let filter = |no_put, no_delete| WatchFilter { range: request.range.clone(), no_put, no_delete };
-        let inside = request.range.contains(&record.key);
-        let is_put = record.key_value().is_some();
-        prop_assert_eq!(filter(false, false).matches(&record), inside);
-        prop_assert_eq!(filter(true, false).matches(&record), inside && !is_put);
-        prop_assert_eq!(filter(false, true).matches(&record), inside && is_put);
-        prop_assert!(!filter(true, true).matches(&record));
     }
 
     #[test]
