@@ -3,6 +3,7 @@
 //! Knows what each call may do (read, write) and nothing of its content. Guarantees that a write is sent again only
 //! when it is certain that nobody took the earlier one up.
 
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -74,42 +75,7 @@ impl Transport {
         Q: Message + Clone + 'static,
         A: Message + Default + 'static,
     {
-        let deadline = Instant::now() + timeout;
-        let token = self.token(deadline).await?;
-        match self.unary_with(token.as_ref(), method, &request, deadline).await {
-            Err(error) if self.is_about_token(&error) => {
-                self.auth.forget(token.as_ref());
-                let token = self.token(deadline).await?;
-                self.unary_with(token.as_ref(), method, &request, deadline).await
-            }
-            result => result,
-        }
-    }
-
-    async fn unary_with<Q, A>(
-        &self,
-        token: Option<&Token>,
-        method: Method,
-        request: &Q,
-        deadline: Instant,
-    ) -> Result<A, Error>
-    where
-        Q: Message + Clone + 'static,
-        A: Message + Default + 'static,
-    {
-        let mut attempts = Attempts::new(&self.endpoints, method, deadline);
-        loop {
-            let (endpoint, until) = attempts.next().await;
-            let request = self.request(method, request.clone(), token, Some(until));
-            let attempt = async {
-                let mut grpc = grpc(&endpoint.channel).await?;
-                grpc.unary(request, path(method.path), ProstCodec::default()).await
-            };
-            let result = timeout_at(until, attempt).await.unwrap_or_else(|_| Err(timed_out(&endpoint)));
-            if let Some(result) = attempts.settle(&endpoint, result) {
-                return result.map(Response::into_inner);
-            }
-        }
+        self.call::<Unary<A>, Q>(method, request, timeout).await
     }
 
     /// Opens a call that answers with a stream. `timeout` is for opening it, the stream itself may last.
@@ -123,36 +89,46 @@ impl Transport {
         Q: Message + Clone + 'static,
         A: Message + Default + 'static,
     {
+        self.call::<ServerStream<A>, Q>(method, request, timeout).await
+    }
+
+    /// Makes a call with the current token, and once more with a new one if the server does not know it any more.
+    async fn call<S, Q>(&self, method: Method, request: Q, timeout: Duration) -> Result<S::Answer, Error>
+    where
+        S: Shape,
+        Q: Message + Clone + 'static,
+    {
         let deadline = Instant::now() + timeout;
         let token = self.token(deadline).await?;
-        match self.server_streaming_with(token.as_ref(), method, &request, deadline).await {
+        match self.call_with::<S, Q>(token.as_ref(), method, &request, deadline).await {
             Err(error) if self.is_about_token(&error) => {
                 self.auth.forget(token.as_ref());
                 let token = self.token(deadline).await?;
-                self.server_streaming_with(token.as_ref(), method, &request, deadline).await
+                self.call_with::<S, Q>(token.as_ref(), method, &request, deadline).await
             }
             result => result,
         }
     }
 
-    async fn server_streaming_with<Q, A>(
+    /// Asks one endpoint after another, as far as `method` may be repeated, until `deadline`.
+    async fn call_with<S, Q>(
         &self,
         token: Option<&Token>,
         method: Method,
         request: &Q,
         deadline: Instant,
-    ) -> Result<Streaming<A>, Error>
+    ) -> Result<S::Answer, Error>
     where
+        S: Shape,
         Q: Message + Clone + 'static,
-        A: Message + Default + 'static,
     {
         let mut attempts = Attempts::new(&self.endpoints, method, deadline);
         loop {
             let (endpoint, until) = attempts.next().await;
-            let request = self.request(method, request.clone(), token, None);
+            let request = self.request(method, request.clone(), token, S::ENDS_IN_TIME.then_some(until));
             let attempt = async {
-                let mut grpc = grpc(&endpoint.channel).await?;
-                grpc.server_streaming(request, path(method.path), ProstCodec::default()).await
+                let grpc = grpc(&endpoint.channel).await?;
+                S::send(grpc, request, path(method.path)).await
             };
             let result = timeout_at(until, attempt).await.unwrap_or_else(|_| Err(timed_out(&endpoint)));
             if let Some(result) = attempts.settle(&endpoint, result) {
@@ -231,7 +207,7 @@ impl Transport {
         if let Some(known) = self.auth.known() {
             return Ok(known);
         }
-        let answer = self.unary_with(None, METHOD, &login.request(), deadline).await;
+        let answer = self.call_with::<Unary<_>, _>(None, METHOD, &login.request(), deadline).await;
         login.finish(answer)
     }
 
@@ -252,6 +228,52 @@ impl Transport {
             metadata.insert("hasleader", MetadataValue::<Ascii>::from_static("true"));
         }
         request
+    }
+}
+
+/// How a call is answered.
+trait Shape {
+    /// What its beginning is answered with.
+    type Answer: Send;
+    /// Whether the server is told the deadline, for that of the whole call.
+    const ENDS_IN_TIME: bool;
+
+    fn send<Q: Message + 'static>(
+        grpc: Grpc<Channel>,
+        request: Request<Q>,
+        path: http::uri::PathAndQuery,
+    ) -> impl Future<Output = Result<Response<Self::Answer>, Status>> + Send;
+}
+
+/// With one message.
+struct Unary<A>(PhantomData<A>);
+
+impl<A: Message + Default + 'static> Shape for Unary<A> {
+    type Answer = A;
+    const ENDS_IN_TIME: bool = true;
+
+    async fn send<Q: Message + 'static>(
+        mut grpc: Grpc<Channel>,
+        request: Request<Q>,
+        path: http::uri::PathAndQuery,
+    ) -> Result<Response<A>, Status> {
+        grpc.unary(request, path, ProstCodec::default()).await
+    }
+}
+
+/// With a stream of messages.
+struct ServerStream<A>(PhantomData<A>);
+
+impl<A: Message + Default + 'static> Shape for ServerStream<A> {
+    type Answer = Streaming<A>;
+    const ENDS_IN_TIME: bool = false;
+
+    async fn send<Q: Message + 'static>(
+        mut grpc: Grpc<Channel>,
+        request: Request<Q>,
+        path: http::uri::PathAndQuery,
+    ) -> Result<Response<Streaming<A>>, Status> {
+        grpc.server_streaming(request, path, ProstCodec::default()).await
     }
 }
 
