@@ -68,8 +68,10 @@ pub struct Config {
     pub wal_segment_bytes: u64,
     /// Log kept for members that lag; beyond it they get a snapshot.
     pub wal_keep_bytes: u64,
-    /// Most bytes of the state on disk before the NOSPACE alarm; 0 means the default, negative no limit.
+    /// Most bytes of rows in the engine before the NOSPACE alarm. 0 is the default: what the disk holds. Negative: no limit.
     pub quota_bytes: i64,
+    /// Whether a NOSPACE alarm goes by request only, as in etcd, and not by itself when there is space again.
+    pub alarm_sticky: bool,
     /// Most operations in one transaction.
     pub txn_ops_max: usize,
     /// Largest request.
@@ -126,6 +128,7 @@ impl Default for Config {
             wal_segment_bytes: 64 << 20,
             wal_keep_bytes: 64 << 20,
             quota_bytes: 0,
+            alarm_sticky: false,
             txn_ops_max: 128,
             request_bytes_max: 1_572_864,
             inflight_bytes_max: 64 << 20,

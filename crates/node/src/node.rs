@@ -2,7 +2,7 @@
 
 use crate::env::{Env, OsEnv};
 use crate::error::storage_error;
-use crate::group::{Group, Written};
+use crate::group::{Group, LEASE_BYTES, Written, txn_cost};
 use crate::peer::PeerError;
 use crate::snapshot::SnapshotReader;
 use crate::stages::{self, Stage};
@@ -33,9 +33,6 @@ const COMPACTION_POLL: Duration = Duration::from_millis(10);
 
 /// How long a leader transfer may take.
 const TRANSFER_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Default quota, etcd's.
-const QUOTA_BYTES_DEFAULT: i64 = 2 << 30;
 
 /// What every answer carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,9 +99,9 @@ pub struct Status {
     pub is_learner: bool,
     /// Bytes that the engine's files take.
     pub db_size_bytes: i64,
-    /// Bytes of them that are in use.
+    /// Bytes of them that hold rows: what the quota bounds.
     pub db_size_in_use_bytes: i64,
-    /// The quota in force; 0 is none.
+    /// The quota in force: as configured; by default the size of the disk, 0 if the engine has none; negative is none.
     pub db_quota_bytes: i64,
     /// The newest revision.
     pub revision: Revision,
@@ -286,6 +283,7 @@ impl Node {
         if txn.is_read_only() {
             return self.read_txn(txn).await;
         }
+        self.running.group.admit_space(txn_cost(&txn)).await?;
         let Written { reply, revision, .. } = self.write(Command::Txn(txn)).await?;
         match reply {
             Reply::Txn(body) => Ok(Answer { header: self.header_at(revision), body }),
@@ -374,6 +372,7 @@ impl Node {
         if ttl_seconds > LEASE_TTL_SECONDS_MAX {
             return Err(Error::Rejected(Rejection::LeaseTtlTooLarge));
         }
+        self.running.group.admit_space(LEASE_BYTES).await?;
         let election_ms = self.config().election_timeout.as_millis() as i64;
         let ttl_seconds = ttl_seconds.max((election_ms * 3 / 2 + 999) / 1000);
         loop {
@@ -599,6 +598,8 @@ impl Node {
         let metrics = store.metrics();
         let usage = store.engine_usage().unwrap_or_default();
         let quota = self.config().quota_bytes;
+        let disk_bytes = store.engine_disk().ok().flatten().map_or(0, |disk| disk.total_bytes);
+        let disk_bytes = i64::try_from(disk_bytes).unwrap_or(i64::MAX);
         let me = self.member_id().get();
         let is_learner = membership::members(group).is_ok_and(|m| m.iter().any(|m| m.id.get() == me && m.is_learner));
         Status {
@@ -609,7 +610,7 @@ impl Node {
             is_learner,
             db_size_bytes: i64::try_from(usage.file_bytes).unwrap_or(i64::MAX),
             db_size_in_use_bytes: i64::try_from(usage.used_bytes).unwrap_or(i64::MAX),
-            db_quota_bytes: if quota == 0 { QUOTA_BYTES_DEFAULT } else { quota.max(0) },
+            db_quota_bytes: if quota == 0 { disk_bytes } else { quota },
             revision: metrics.revision,
             compacted: metrics.compacted,
             alarms: store.alarms(),

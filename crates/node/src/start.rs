@@ -231,6 +231,8 @@ fn group_options(config: &Config, env: &Arc<dyn Env>) -> GroupOptions {
         inflight_bytes_max: config.inflight_bytes_max,
         token_ttl: config.auth_token_ttl,
         tokens_max: config.auth_tokens_max,
+        quota_bytes: u64::try_from(config.quota_bytes).ok().filter(|quota| *quota > 0),
+        alarm_sticky: config.alarm_sticky,
         watch: WatchOptions {
             progress_interval: config.watch_progress_interval,
             queue_events_max: config.watch_queue_events_max,

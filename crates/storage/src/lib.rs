@@ -30,7 +30,7 @@ mod tail;
 mod view;
 mod waiting;
 
-pub use engine::{Batch, Engine, EngineConfig, EngineKind, EngineUsage, open_engine};
+pub use engine::{Batch, DiskSpace, Engine, EngineConfig, EngineKind, EngineUsage, open_engine};
 pub use error::{EngineError, StorageError};
 pub use hash::HashKv;
 pub use maintenance::{DrainReport, Progress};

@@ -5,7 +5,7 @@
 //! (the one writer), then one of the short ones in [`Body`] (`index`, `tail`, `system`, `published`), never two of them.
 
 use crate::cache::RecordCache;
-use crate::engine::{Engine, EngineUsage};
+use crate::engine::{DiskSpace, Engine, EngineUsage};
 use crate::index::Index;
 use crate::keys::Keys;
 use crate::maintenance::EngineSide;
@@ -321,6 +321,11 @@ impl Store {
     /// cache answers and writes to the tail go on meanwhile; with redb, others wait. Blocks on the disk.
     pub fn defragment(&self) -> Result<()> {
         Ok(self.engine.compact()?)
+    }
+
+    /// The file system that the engine is on; `None` if it has no files.
+    pub fn engine_disk(&self) -> Result<Option<DiskSpace>> {
+        Ok(self.engine.disk()?)
     }
 
     /// What the engine takes on disk, for all groups together.

@@ -4,11 +4,13 @@ mod leases;
 mod proposer;
 mod read_index;
 mod replay;
+mod space;
 mod state;
 mod tokens;
 mod upkeep;
 mod waiters;
 
+pub(crate) use space::{LEASE_BYTES, txn_cost};
 pub(crate) use state::{GroupState, Position};
 pub(crate) use tokens::Tokens;
 pub(crate) use upkeep::{Upkeep, UpkeepOptions};
@@ -28,6 +30,7 @@ use quorate_storage::Store;
 use quorate_wal::{GroupLog, Wal};
 use read_index::ReadIndex;
 use replay::ReplayDrain;
+use space::Space;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -53,6 +56,10 @@ pub(crate) struct GroupOptions {
     pub token_ttl: Duration,
     pub tokens_max: usize,
     pub slow_apply: Duration,
+    /// Most bytes of rows; `None`: what the disk holds.
+    pub quota_bytes: Option<u64>,
+    /// Whether a NOSPACE alarm goes by request only.
+    pub alarm_sticky: bool,
     pub watch: WatchOptions,
     pub watch_jitter: ProgressJitter,
 }
@@ -68,6 +75,7 @@ pub(crate) struct Group {
     forwarded: mpsc::Sender<Forwarded>,
     reads: ReadIndex,
     admission: Arc<Semaphore>,
+    space: Space,
     log: GroupLog,
 }
 
@@ -123,7 +131,9 @@ impl Group {
         tokio::spawn(proposer.run());
         let reads = ReadIndex::spawn(state.clone(), raft.clone(), peers.clone(), role.clone(), options.read_timeout);
         let admission = Arc::new(Semaphore::new(options.inflight_bytes_max));
-        let group = Arc::new(Self { state, raft, options, peers, role, proposals, forwarded, reads, admission, log });
+        let space = Space::new(options.quota_bytes, options.alarm_sticky);
+        let group =
+            Arc::new(Self { state, raft, options, peers, role, proposals, forwarded, reads, admission, space, log });
         tokio::spawn(leases::Driver::new(&group).run());
         tokio::spawn(fail_with_raft(group.state.clone(), group.raft.clone()));
         Ok(group)

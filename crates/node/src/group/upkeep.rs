@@ -1,14 +1,14 @@
 //! What goes on behind the replies, on a thread that may block: bring the tail to the engine, make it durable, let go of
 //! the log behind it, checkpoint the index, compact.
 
+use super::space::Look;
 use super::{Group, GroupState};
 use crate::Error;
 use crate::config::FsyncObserver;
 use crate::raft::last_of;
-use quorate_core::{Alarm, AlarmKind, Command};
+use quorate_core::Command;
 use quorate_storage::{Progress, StorageError, Store};
 use quorate_wal::Wal;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -56,10 +56,10 @@ pub(crate) struct Upkeep {
     handle: tokio::runtime::Handle,
     /// Whether the engine had no room at the last attempt.
     engine_full: bool,
-    /// Whether this member has raised NOSPACE because the disk of the log is full.
-    space_alarm: Arc<AtomicBool>,
-    /// Whether a command about it is under way.
-    space_command: Arc<AtomicBool>,
+    /// Log entries up to here were there when the member started.
+    recovery_index: u64,
+    /// Whether they are not all applied yet.
+    is_settling: bool,
     stop: Arc<Notify>,
 }
 
@@ -79,8 +79,8 @@ impl Upkeep {
             wal,
             handle: tokio::runtime::Handle::current(),
             engine_full: false,
-            space_alarm: Arc::default(),
-            space_command: Arc::default(),
+            recovery_index: group.log.state().last.map_or(0, |(_, index)| index),
+            is_settling: true,
             stop,
         }
     }
@@ -109,7 +109,9 @@ impl Upkeep {
                     tracing::error!(%error, "the disk is full");
                 }
                 self.engine_full = true;
-                self.watch_space();
+                if let Err(error) = self.watch_space() {
+                    tracing::warn!(%error, "cannot tell how full the disk is");
+                }
                 tokio::time::sleep(FULL_DISK_PAUSE).await;
                 continue;
             }
@@ -158,37 +160,46 @@ impl Upkeep {
         if Instant::now() >= self.next_compaction {
             self.compact()?;
         }
-        self.watch_space();
-        Ok(())
+        self.watch_space()
     }
 
-    /// A full disk stops writes with the NOSPACE alarm, before the log itself has no room left; the alarm goes when there is
-    /// room again.
-    fn watch_space(&mut self) {
+    /// Looks at the space of this member, and raises or clears its NOSPACE alarm. A full disk raises it before the log itself
+    /// has no room left.
+    fn watch_space(&mut self) -> Result<(), StorageError> {
         let log_full = self.wal.metrics().short_of_space;
         if log_full {
             self.wal.retry_space();
         }
-        let short = log_full || self.engine_full;
-        if short == self.space_alarm.load(Ordering::Acquire) || self.space_command.load(Ordering::Acquire) {
-            return;
-        }
-        let Some(group) = self.group.upgrade() else { return };
-        let alarm = Alarm { member: self.state.member, kind: AlarmKind::NoSpace };
-        let command = if short { Command::AlarmActivate(alarm) } else { Command::AlarmDeactivate(alarm) };
-        if short {
+        let Some(group) = self.group.upgrade() else { return Ok(()) };
+        let used = self.store.engine_usage()?.used_bytes;
+        group.space.note_engine(used);
+        let Some(changing) = group.space.try_change() else { return Ok(()) };
+        let alarm = group.no_space_alarm();
+        let raised = self.store.alarms().contains(&alarm);
+        group.space.note_alarm(raised, self.is_settling);
+        self.is_settling &= self.state.applied().index < self.recovery_index;
+        let look = Look {
+            disk_full: log_full || self.engine_full,
+            disk_free: self.store.engine_disk()?.map(|disk| disk.free_bytes),
+            used: used + self.store.tail_bytes() as u64,
+            raised,
+        };
+        let Some(raise) = group.space.decide(look) else { return Ok(()) };
+        let command = if raise { Command::AlarmActivate(alarm) } else { Command::AlarmDeactivate(alarm) };
+        if raise {
             tracing::error!("a disk of this member is full: writes are refused (NOSPACE) until there is room");
+            group.space.claim_alarm(None);
+        } else {
+            tracing::info!(used, "there is room again: clearing NOSPACE");
         }
-        let (raised, under_way) = (self.space_alarm.clone(), self.space_command.clone());
-        under_way.store(true, Ordering::Release);
         self.handle.spawn(async move {
-            match group.write(command).await {
-                Ok(_) => raised.store(short, Ordering::Release),
-                // The next step tries again.
-                Err(error) => tracing::warn!(%error, "cannot tell the cluster about the space on this disk"),
+            // The next step tries again.
+            if let Err(error) = group.write(command).await {
+                tracing::warn!(%error, "cannot tell the cluster about the space on this disk");
             }
-            under_way.store(false, Ordering::Release);
+            drop(changing);
         });
+        Ok(())
     }
 
     /// While nothing is written, until a restart has nothing to read beside it. (Under a load, drains see to it that it does

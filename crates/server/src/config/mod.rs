@@ -316,6 +316,7 @@ fn read_node(settings: &Settings) -> Result<Config, StartError> {
         wal_segment_bytes: settings.integer("wal-segment-bytes")?,
         wal_keep_bytes: settings.integer("wal-keep-bytes")?,
         quota_bytes: settings.integer("quota-backend-bytes")?,
+        alarm_sticky: settings.boolean("alarm-sticky")?,
         txn_ops_max: settings.integer("max-txn-ops")?,
         request_bytes_max: settings.bytes("max-request-bytes")?,
         inflight_bytes_max: settings.bytes("max-proposal-bytes")?,

@@ -43,6 +43,11 @@ pub trait Engine: Send + Sync {
     /// Bytes that the engine's files take, and bytes of them in use.
     fn usage(&self) -> Result<EngineUsage, EngineError>;
 
+    /// The file system that the engine's files are on; `None` if it has no files.
+    fn disk(&self) -> Result<Option<DiskSpace>, EngineError> {
+        Ok(None)
+    }
+
     /// Gives unused file space back as far as the engine can. Reads and writes wait at most for the parts that the engine
     /// cannot do beside them.
     fn compact(&self) -> Result<(), EngineError>;
@@ -53,8 +58,17 @@ pub trait Engine: Send + Sync {
 pub struct EngineUsage {
     /// Bytes that the files take.
     pub file_bytes: u64,
-    /// Bytes of them that are in use, as far as the engine knows.
+    /// Bytes of them that hold rows: keys and values, without what the engine needs around them.
     pub used_bytes: u64,
+}
+
+/// The size of a file system.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DiskSpace {
+    /// Bytes that it holds.
+    pub total_bytes: u64,
+    /// Bytes that are free for this process.
+    pub free_bytes: u64,
 }
 
 /// Puts and deletes, to be written as one. Of two operations on one key the later counts.

@@ -5,7 +5,7 @@
 //! which knows what must exist.
 
 use super::space::Space;
-use super::{Batch, Engine, EngineConfig, EngineUsage, Visit};
+use super::{Batch, DiskSpace, Engine, EngineConfig, EngineUsage, Visit};
 use crate::EngineError;
 use bytes::Bytes;
 use parking_lot::RwLock;
@@ -202,6 +202,10 @@ impl Engine for RedbEngine {
         // A backend that is not a file has no size of its own to tell.
         let file_bytes = self.path.metadata().map_or(used_bytes, |metadata| metadata.len());
         Ok(EngineUsage { file_bytes, used_bytes: used_bytes.min(file_bytes) })
+    }
+
+    fn disk(&self) -> Result<Option<DiskSpace>, EngineError> {
+        self.space.as_ref().map(Space::disk).transpose()
     }
 
     fn compact(&self) -> Result<(), EngineError> {

@@ -11,10 +11,11 @@
 //! - With no flush interval every dropped handle flushes, and iterators hold one: the interval is "never" instead.
 
 use super::space::Space;
-use super::{Batch, Engine, EngineConfig, EngineUsage, Visit};
+use super::{Batch, DiskSpace, Engine, EngineConfig, EngineUsage, Visit};
 use crate::EngineError;
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
+use std::collections::HashMap;
 use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -24,6 +25,8 @@ use std::time::Duration;
 const DIR_NAME: &str = "engine.sled";
 /// Rows per leaf.
 const LEAF_FANOUT: usize = 16;
+/// A row of the engine's own behind all others: bytes of all rows, u64 LE. sled does not tell what is in use.
+const BYTES_KEY: &[u8] = &[0xff];
 /// Long enough never to come: flushes are asked for.
 const FLUSH_EVERY_MS: usize = 1 << 40;
 /// Bytes written before the handle is recycled, whatever the cache size.
@@ -49,6 +52,8 @@ pub struct SledEngine {
     /// Whether a write or flush has failed.
     failed: AtomicBool,
     space: Space,
+    /// Bytes of all rows. Held while a batch is written, so that the row beside them is right.
+    used_bytes: Mutex<u64>,
 }
 
 struct Handle {
@@ -62,12 +67,14 @@ impl SledEngine {
     pub fn open(dir: &Path, config: EngineConfig) -> Result<Self, EngineError> {
         let path = dir.join(DIR_NAME);
         let handle = Handle::open(&path, config)?;
+        let used_bytes = handle.used_bytes().map_err(|source| error(&path, source))?;
         Ok(Self {
             config,
             handle: RwLock::new(Some(handle)),
             written_bytes: AtomicUsize::new(0),
             failed: AtomicBool::new(false),
             space: Space::new(dir),
+            used_bytes: Mutex::new(used_bytes),
             path,
         })
     }
@@ -137,6 +144,36 @@ impl Handle {
             .map_err(|source| error(path, source))?;
         Ok(Self { db: Mutex::new(db), idle: Mutex::new(Vec::new()) })
     }
+
+    /// Bytes of all rows. A database from before they were counted is read through, once.
+    fn used_bytes(&self) -> io::Result<u64> {
+        let tree = Tree::clone(&self.db.lock());
+        if let Some(row) = tree.get(BYTES_KEY)? {
+            let bytes = row.as_ref().try_into().map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
+            return Ok(u64::from_le_bytes(bytes));
+        }
+        let mut bytes = 0;
+        for row in tree.iter() {
+            let (key, value) = row?;
+            bytes += (key.len() + value.len()) as u64;
+        }
+        Ok(bytes)
+    }
+}
+
+/// Bytes of all rows after `batch`, if they are `before` now.
+fn used_after(tree: &Tree, before: u64, batch: &Batch) -> io::Result<u64> {
+    let mut used = before;
+    let mut written: HashMap<&[u8], usize> = HashMap::new();
+    for (key, value) in batch.operations() {
+        let new = value.map_or(0, |value| key.len() + value.len());
+        let old = match written.insert(key, new) {
+            Some(old) => old,
+            None => tree.get(key)?.map_or(0, |value| key.len() + value.len()),
+        };
+        used = (used + new as u64).saturating_sub(old as u64);
+    }
+    Ok(used)
 }
 
 fn error(path: &Path, source: io::Error) -> EngineError {
@@ -176,6 +213,8 @@ impl Engine for SledEngine {
 
     fn write(&self, batch: &Batch) -> Result<(), EngineError> {
         self.space.admit(batch)?;
+        let mut used_bytes = self.used_bytes.lock();
+        let after = self.with(|tree| used_after(tree, *used_bytes, batch))?;
         let mut writes = sled::Batch::default();
         for (key, value) in batch.operations() {
             match value {
@@ -183,7 +222,10 @@ impl Engine for SledEngine {
                 None => writes.remove(key),
             }
         }
+        writes.insert(BYTES_KEY, after.to_le_bytes().as_slice());
         self.change(|tree| tree.apply_batch(writes))?;
+        *used_bytes = after;
+        drop(used_bytes);
         let held = batch.bytes() + batch.deletes() * DELETE_BYTES;
         let written = self.written_bytes.fetch_add(held, Ordering::Relaxed) + held;
         if written >= self.recycle_bytes() { self.recycle() } else { Ok(()) }
@@ -196,11 +238,17 @@ impl Engine for SledEngine {
     }
 
     fn usage(&self) -> Result<EngineUsage, EngineError> {
+        // Before the handle: who writes takes them in this order.
+        let used_bytes = *self.used_bytes.lock();
         let guard = self.handle.read();
         let Some(handle) = guard.as_ref() else { return Ok(EngineUsage::default()) };
         let file_bytes = handle.db.lock().size_on_disk().map_err(|source| error(&self.path, source))?;
-        // sled reuses and trims its files by itself, and does not tell what is in use.
-        Ok(EngineUsage { file_bytes, used_bytes: file_bytes })
+        // It compresses: rows may be larger than the file that holds them.
+        Ok(EngineUsage { file_bytes, used_bytes: used_bytes.min(file_bytes) })
+    }
+
+    fn disk(&self) -> Result<Option<DiskSpace>, EngineError> {
+        self.space.disk().map(Some)
     }
 
     fn compact(&self) -> Result<(), EngineError> {

@@ -2,7 +2,7 @@
 //! opened again, sled waits forever), so that a write is refused before it can fail: reads go on, and so do writes, once
 //! there is space.
 
-use super::Batch;
+use super::{Batch, DiskSpace};
 use crate::EngineError;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -23,6 +23,12 @@ pub(super) struct Space {
 impl Space {
     pub fn new(dir: &Path) -> Self {
         Self { dir: dir.to_path_buf(), unflushed_bytes: AtomicUsize::new(0) }
+    }
+
+    /// How large the file system is, and how much of it is free.
+    pub fn disk(&self) -> Result<DiskSpace, EngineError> {
+        let stats = fs4::statvfs(&self.dir).map_err(|source| EngineError::Io { path: self.dir.clone(), source })?;
+        Ok(DiskSpace { total_bytes: stats.total_space(), free_bytes: stats.available_space() })
     }
 
     /// Whether there is space for `batch`; if so, it counts as written.
