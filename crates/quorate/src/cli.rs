@@ -18,6 +18,7 @@ use crate::kv::{CompactionArgs, DelArgs, GetArgs, PutArgs};
 use crate::lease::LeaseCommand;
 use crate::lock::LockArgs;
 use crate::maintenance::{AlarmCommand, DefragArgs, MoveLeaderArgs, SnapshotCommand};
+use crate::maintenance::{AlarmCommand, DefragArgs, DowngradeCommand, MoveLeaderArgs, SnapshotCommand};
 use crate::member::MemberCommand;
 use crate::print::{line, write};
 use crate::txn::TxnArgs;
@@ -175,6 +176,10 @@ enum Commands {
     )]
     MoveLeader(MoveLeaderArgs),
 
+    /// Go back to the minor version before
+    #[command(subcommand)]
+    Downgrade(DowngradeCommand),
+
     /// Print the version
     Version,
 
@@ -281,6 +286,7 @@ async fn dispatch(command: Commands, context: &Context) -> Result<(), Failure> {
         Commands::Defrag(args) => args.run(context).await,
         Commands::Snapshot(command) => command.run(context).await,
         Commands::MoveLeader(args) => args.run(context).await,
+        Commands::Downgrade(command) => command.run(context).await,
         Commands::Version => {
             line(format_args!("quorate version: {}", env!("CARGO_PKG_VERSION")))?;
             line(format_args!("API version: {API_VERSION}"))

@@ -1,4 +1,4 @@
-//! `alarm`, `defrag`, `snapshot save` and `move-leader`.
+//! `alarm`, `defrag`, `snapshot save`, `move-leader` and `downgrade`.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use quorate_proto::etcdserverpb::alarm_request::AlarmAction;
+use quorate_proto::etcdserverpb::downgrade_request::DowngradeAction;
 use quorate_proto::etcdserverpb::*;
 
 use crate::context::Context;
@@ -128,6 +129,64 @@ impl MoveLeaderArgs {
             return context.show(Reply::MoveLeader { from: status.leader, to: target, response: &response });
         }
         Err(Failure::arguments(format!("no leader endpoint given at [{}]", endpoints.join(" "))))
+    }
+}
+
+/// The commands about going back to the version before.
+#[derive(Debug, Clone, Subcommand)]
+pub enum DowngradeCommand {
+    /// Tell whether a downgrade could begin
+    #[command(
+        override_usage = "quorate downgrade validate [OPTIONS] <TARGET_VERSION>",
+        after_help = "Example:\n  quorate downgrade validate 3.5"
+    )]
+    Validate(TargetVersion),
+    /// Begin a downgrade
+    #[command(
+        override_usage = "quorate downgrade enable [OPTIONS] <TARGET_VERSION>",
+        after_help = "Example:\n  quorate downgrade enable 3.5"
+    )]
+    Enable(TargetVersion),
+    /// End the downgrade that is under way
+    #[command(after_help = "Example:\n  quorate downgrade cancel")]
+    Cancel {
+        /// As with etcd, what comes behind is not looked at
+        #[arg(hide = true)]
+        ignored: Vec<String>,
+    },
+}
+
+/// Where a downgrade leads.
+#[derive(Debug, Clone, Default, Args)]
+pub struct TargetVersion {
+    /// The minor version just below that of the cluster
+    #[arg(value_name = "TARGET_VERSION")]
+    target: Vec<String>,
+}
+
+impl TargetVersion {
+    fn one(self) -> Result<String, Failure> {
+        match <[String; 1]>::try_from(self.target) {
+            Ok([target]) if target.is_empty() => Err(Failure::arguments("target version not provided")),
+            Ok([target]) => Ok(target),
+            Err(none) if none.is_empty() => Err(Failure::arguments("TARGET_VERSION not provided")),
+            Err(_) => Err(Failure::arguments("too many arguments")),
+        }
+    }
+}
+
+impl DowngradeCommand {
+    /// Runs the command.
+    pub async fn run(self, context: &Context) -> Result<(), Failure> {
+        let (action, name, version) = match self {
+            Self::Validate(target) => (DowngradeAction::Validate, "validate", target.one()?),
+            Self::Enable(target) => (DowngradeAction::Enable, "enable", target.one()?),
+            Self::Cancel { .. } => (DowngradeAction::Cancel, "cancel", String::new()),
+        };
+        let request = DowngradeRequest { action: action.into(), version };
+        let response = context.client().await?.maintenance().downgrade(request).await;
+        let response = response.map_err(|error| Failure::call(&error))?;
+        context.show(Reply::Downgrade { action: name, response: &response })
     }
 }
 

@@ -75,7 +75,8 @@ impl Fields<'_> {
             | Reply::MemberRemove { .. }
             | Reply::MemberUpdate { .. }
             | Reply::MemberPromote { .. }
-            | Reply::MoveLeader { .. } => return false,
+            | Reply::MoveLeader { .. }
+            | Reply::Downgrade { .. } => return false,
         }
         true
     }

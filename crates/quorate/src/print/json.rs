@@ -89,6 +89,10 @@ fn answer(reply: Reply<'_>, hex: bool, o: &mut Object<'_>) {
             });
         }
         Reply::MoveLeader { response, .. } => header(&response.header, o),
+        Reply::Downgrade { response, .. } => {
+            header(&response.header, o);
+            o.text("version", &response.version);
+        }
         // These are arrays.
         Reply::EndpointHealth(_) | Reply::EndpointStatus(_) | Reply::EndpointHashKv(_) => {}
     }

@@ -58,6 +58,7 @@ pub enum Reply<'a> {
     EndpointHashKv(&'a [(String, HashKvResponse)]),
     Alarm(&'a AlarmResponse),
     MoveLeader { from: u64, to: u64, response: &'a MoveLeaderResponse },
+    Downgrade { action: &'static str, response: &'a DowngradeResponse },
 }
 
 /// How one endpoint answered a linearizable read.

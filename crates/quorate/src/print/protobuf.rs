@@ -24,6 +24,7 @@ pub(super) fn render(reply: Reply<'_>, out: &mut Vec<u8>) -> bool {
         Reply::MemberList(response) => response.encode_to_vec(),
         Reply::Alarm(response) => response.encode_to_vec(),
         Reply::MoveLeader { response, .. } => response.encode_to_vec(),
+        Reply::Downgrade { response, .. } => response.encode_to_vec(),
         Reply::LeaseGrant(_)
         | Reply::LeaseRevoke { .. }
         | Reply::LeaseKeepAlive(_)

@@ -73,6 +73,9 @@ pub(super) fn render(reply: Reply<'_>, printer: Printer, streams: &mut Streams) 
             }
         }
         Reply::MoveLeader { from, to, .. } => put!(out, "Leadership transferred from {from:x} to {to:x}"),
+        Reply::Downgrade { action, response } => {
+            put!(out, "Downgrade {action} success, cluster version {}", response.version);
+        }
     }
 }
 

@@ -54,7 +54,8 @@ pub(super) fn render(reply: Reply<'_>, out: &mut Vec<u8>) -> bool {
         | Reply::MemberUpdate { .. }
         | Reply::MemberPromote { .. }
         | Reply::Alarm(_)
-        | Reply::MoveLeader { .. } => return false,
+        | Reply::MoveLeader { .. }
+        | Reply::Downgrade { .. } => return false,
     }
     true
 }

@@ -883,3 +883,23 @@ fn move_leader() {
     "#]],
     );
 }
+
+#[test]
+fn downgrade() {
+    let response = DowngradeResponse { header: header(), version: "3.6".into() };
+    check(
+        Reply::Downgrade { action: "validate", response: &response },
+        expect![[r#"
+        -- Simple
+        Downgrade validate success, cluster version 3.6
+        -- Json
+        {"header":{"cluster_id":15875391935852295136,"member_id":200,"revision":7,"raft_term":2},"version":"3.6"}
+        -- Fields
+        exit 4: fields not supported as output format
+        -- Table
+        exit 4: table not supported as output format
+        -- Protobuf
+        26 bytes
+    "#]],
+    );
+}
