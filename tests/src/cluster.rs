@@ -224,6 +224,14 @@ impl Cluster {
         self.dir().join(format!("m{member}.log"))
     }
 
+    /// What a member has logged.
+    ///
+    /// # Panics
+    /// When that cannot be read.
+    pub fn log(&self, member: usize) -> String {
+        std::fs::read_to_string(self.log_path(member)).expect("a log")
+    }
+
     fn spawn(&mut self, member: usize) -> Result<()> {
         let log: File = OpenOptions::new().create(true).append(true).open(self.log_path(member))?;
         let mut command = self.server.command();

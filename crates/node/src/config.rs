@@ -96,6 +96,14 @@ pub struct Config {
     pub auth_token_ttl: Duration,
     /// Most tokens at a time; beyond it, the one that was not used for the longest time ends.
     pub auth_tokens_max: usize,
+    /// A member with at most so many bytes of rows compares its data with its peers' before it takes part. 0: never.
+    pub initial_corrupt_check_bytes_max: u64,
+    /// How often the leader compares the data of all members. Zero: never.
+    pub corrupt_check_interval: Duration,
+    /// How often it looks whether there was a compaction, and compares them at its revision then. Zero: never.
+    pub compact_hash_check_interval: Duration,
+    /// How often the leader looks whether the members have agreed on a version, or on a downgrade.
+    pub version_check_interval: Duration,
     /// Never wait for the disk. Loses data in a crash; for tests of others.
     pub unsafe_no_fsync: bool,
     /// Told how long each fsync of the write-ahead log took: for a histogram.
@@ -141,6 +149,10 @@ impl Default for Config {
             compaction_pause: Duration::from_millis(10),
             auth_token_ttl: Duration::from_secs(300),
             auth_tokens_max: 65_536,
+            initial_corrupt_check_bytes_max: 256 << 20,
+            corrupt_check_interval: Duration::from_secs(3600),
+            compact_hash_check_interval: Duration::from_secs(60),
+            version_check_interval: Duration::from_secs(5),
             unsafe_no_fsync: false,
             fsync_observer: None,
             flush_observer: None,

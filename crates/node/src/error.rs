@@ -70,6 +70,9 @@ pub enum Error {
     /// The target of a leader transfer is missing or a learner.
     #[error("etcdserver: bad leader transferee")]
     BadLeaderTransferee,
+    /// Not every member is known to understand this: some may be of an older build.
+    #[error("etcdserver: not capable")]
+    NotCapable,
     /// The leader transfer did not finish.
     #[error("etcdserver: request timed out, leader transfer took too long")]
     LeaderTransferTimeout,

@@ -51,6 +51,7 @@ pub(crate) fn to_code(error: &Error) -> u32 {
         | Error::TimeoutLeaderFailure
         | Error::TimeoutConnectionLost
         | Error::NotSupportedForLearner
+        | Error::NotCapable
         | Error::LeaderTransferTimeout
         | Error::Fatal(_) => 0,
     }

@@ -1,7 +1,7 @@
 //! How all members are, asked from any one of them.
 
 use crate::group::Group;
-use crate::{Config, Error, Node, membership};
+use crate::{API_VERSION, Config, Error, Node, membership};
 use futures::future::join_all;
 use pb::request::Kind as Ask;
 use pb::response::Kind as PeerAnswer;
@@ -77,6 +77,8 @@ pub(crate) fn local(group: &Group, config: &Config) -> pb::MemberStatus {
         db_size: store.engine_usage().map_or(0, |usage| i64::try_from(usage.file_bytes).unwrap_or(i64::MAX)),
         engine: config.engine.name().into(),
         errors,
+        api_major: API_VERSION.major,
+        api_minor: API_VERSION.minor,
     }
 }
 

@@ -9,6 +9,7 @@
 mod auth;
 mod bootstrap;
 mod config;
+mod corruption;
 pub mod env;
 mod error;
 mod error_code;
@@ -25,6 +26,7 @@ mod snapshot;
 pub mod stages;
 mod start;
 pub mod urls;
+mod versions;
 pub mod watch;
 
 pub use config::*;
@@ -34,4 +36,5 @@ pub use node::*;
 pub use quorate_core as core;
 pub use quorate_storage::HashKv;
 pub use snapshot::{SNAPSHOT_MAGIC, SnapshotReader};
+pub use versions::{API_VERSION, Downgrade};
 pub use watch::{WatchControl, WatchCreate, WatchEvent, WatchMessage, WatchStream};

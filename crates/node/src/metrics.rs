@@ -162,6 +162,18 @@ fn store(running: &Running) -> Vec<Figure> {
             "Records that are newer than the index checkpoint: what a restart reads beside it.",
             metrics.checkpoint_lag_records as f64,
         ),
+        (
+            "quorate_corruption_checks_total",
+            "counter",
+            "How often this member, as leader, compared the data of the members.",
+            figures.corruption_checks.load(Relaxed) as f64,
+        ),
+        (
+            "quorate_corruption_found_total",
+            "counter",
+            "How often it found members whose data differ.",
+            figures.corruption_found.load(Relaxed) as f64,
+        ),
         ("quorate_record_cache_bytes", "gauge", "Bytes in the record cache.", metrics.cache_bytes as f64),
         (
             "quorate_record_cache_hits_total",

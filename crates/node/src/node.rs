@@ -15,8 +15,9 @@ use pb::request::Kind as Ask;
 use pb::response::Kind as PeerAnswer;
 
 use quorate_core::{
-    Alarm, Caller, ClusterId, Command, GroupId, KeyRange, LEASE_TTL_SECONDS_MAX, LeaseId, LogIndex, MemberId, Op,
-    OpReply, RangeCursor, RangeReply, RangeRequest, Rejection, Reply, Revision, Term, Txn, TxnReply, View,
+    Alarm, Caller, ClusterId, ClusterVersions, Command, GroupId, KeyRange, LEASE_TTL_SECONDS_MAX, LeaseId, LogIndex,
+    MemberId, Op, OpReply, RangeCursor, RangeReply, RangeRequest, Rejection, Reply, Revision, Term, Txn, TxnReply,
+    View,
 };
 use quorate_proto::peer_v1 as pb;
 use quorate_storage::{HashKv, ReadView};
@@ -111,6 +112,8 @@ pub struct Status {
     pub alarms: Vec<Alarm>,
     /// Live keys.
     pub keys: u64,
+    /// What the members have agreed on about versions.
+    pub versions: ClusterVersions,
 }
 
 /// A running node. A cheap handle: clones share the node, and it stops with [`Node::shutdown`].
@@ -615,6 +618,7 @@ impl Node {
             compacted: metrics.compacted,
             alarms: store.alarms(),
             keys: metrics.keys,
+            versions: store.versions(),
         }
     }
 
@@ -644,9 +648,8 @@ impl Node {
     pub async fn hash_kv(&self, revision: Revision) -> Result<Answer<HashKv>, Error> {
         self.check_running()?;
         self.check_root()?;
-        let store = self.running.group.state.store.clone();
-        let body = self.on_thread("quorate-hash", move || store.hash_kv(revision)).await?;
-        Ok(self.answer(body.map_err(storage_error)?))
+        let body = self.running.hashing.at_once(revision).await?;
+        Ok(self.answer(body))
     }
 
     /// Gives space of the engine that is not used back to the file system. Requests go on meanwhile.

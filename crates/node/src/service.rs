@@ -1,6 +1,7 @@
 //! What this member does for its peers.
 
 use crate::bootstrap::DataIdentity;
+use crate::corruption::{self, Hashing};
 use crate::error::storage_error;
 use crate::error_code;
 use crate::group::{Group, GroupState};
@@ -9,18 +10,23 @@ use crate::raft::ProposeError;
 use crate::{Config, Error, membership};
 use pb::request::Kind as Ask;
 use pb::response::Kind as Answer;
-use quorate_core::{GroupId, MemberId};
+use quorate_core::{GroupId, MemberId, Revision};
 use quorate_proto::peer_v1 as pb;
 use quorate_storage::{Installer, SnapshotMeta};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 use tokio::sync::mpsc;
+
+/// How long a member that lags waits for the revision that is to be compared.
+const REVISION_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The groups of this member, as its peers see them.
 pub(crate) struct Service {
     pub(crate) config: Arc<Config>,
     pub(crate) identity: DataIdentity,
     pub(crate) group: Arc<Group>,
+    pub(crate) hashing: Hashing,
 }
 
 /// A snapshot that is being received.
@@ -127,6 +133,7 @@ impl Service {
                 Ok(Answer::MemberChange(pb::MemberChangeReply { added, index }))
             }
             Ask::ClusterInfo(_) => self.cluster_info().map(Answer::ClusterInfo),
+            Ask::Hash(request) => self.hash(group, request).await.map(Answer::Hash),
             Ask::Status(_) => Ok(Answer::Status(crate::health::local(group, &self.config))),
             Ask::MemberChange(_)
             | Ask::Append(_)
@@ -143,6 +150,18 @@ impl Service {
             return Err(Error::Removed(removed_text(candidate)));
         }
         Ok(())
+    }
+
+    async fn hash(&self, group: &Group, request: pb::HashRequest) -> Result<pb::HashReply, Error> {
+        let revision = Revision::new(request.revision);
+        if request.at_once {
+            return self.hashing.at_once(revision).await.map(corruption::to_reply);
+        }
+        let mut applied = group.state.watch_applied();
+        let there = applied.wait_for(|_| group.state.store.revision() >= revision);
+        // If it does not come, the hash says so.
+        let _ = tokio::time::timeout(REVISION_TIMEOUT, there).await;
+        self.hashing.gently(revision).await.map(corruption::to_reply)
     }
 
     fn cluster_info(&self) -> Result<pb::ClusterInfoReply, Error> {
@@ -273,7 +292,8 @@ impl PeerService for Service {
                 | Ask::LeaseList(_)
                 | Ask::MemberChange(_)
                 | Ask::ClusterInfo(_)
-                | Ask::Status(_),
+                | Ask::Status(_)
+                | Ask::Hash(_),
                 _,
             ) => Err(failure(&Error::Fatal("this is no part of a snapshot".into()))),
         }

@@ -1,11 +1,13 @@
 //! Starting and stopping a node: directories, log, engine, group, peers, and the tasks that go with them.
 
 use crate::bootstrap::{self, DataIdentity};
+use crate::corruption::{self, CorruptionChecks, Hashing, Schedule};
 use crate::env::Env;
 use crate::group::{Group, GroupOptions, Upkeep, UpkeepOptions};
 use crate::peer::{self, Identity, Peers};
 use crate::raft::{MemberNode, RaftOptions};
 use crate::service::{self, Service};
+use crate::versions::VersionMonitor;
 use crate::watch::WatchOptions;
 use crate::{Config, Error, membership};
 use parking_lot::Mutex;
@@ -29,7 +31,7 @@ const FLUSH_BYTES: usize = 32 << 20;
 const WAL_CACHE_BYTES: u64 = 16 << 20;
 
 /// Hashes and defragmentations at once.
-const HEAVY_MAX: usize = 2;
+const HEAVY_MAX: usize = 3;
 
 /// How long a clean shutdown waits for another member to take over leadership.
 const TRANSFER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -44,6 +46,7 @@ pub(crate) struct Running {
     pub(crate) stopped: watch::Sender<Option<Error>>,
     /// Requests that read everything: a few at a time.
     pub(crate) heavy: Arc<Semaphore>,
+    pub(crate) hashing: Hashing,
     upkeep_stop: Arc<Notify>,
     upkeep_done: watch::Receiver<bool>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
@@ -77,6 +80,9 @@ pub(crate) async fn start(config: Config, env: Arc<dyn Env>) -> Result<Arc<Runni
         known_directory,
     );
     let member = MemberId::new(identity.member_id);
+    let heavy = Arc::new(Semaphore::new(HEAVY_MAX));
+    let hashing = Hashing::new(env.clone(), store.clone(), heavy.clone());
+    corruption::check_at_start(&config, member, &hashing, &peers).await?;
     let group =
         Group::start(GroupId::DEFAULT, member, env.clone(), group_options(&config, &env), store, &wal, peers.clone())
             .await
@@ -92,13 +98,24 @@ pub(crate) async fn start(config: Config, env: Arc<dyn Env>) -> Result<Arc<Runni
         }),
     );
     let config = Arc::new(config);
-    let service = Arc::new(Service { config: config.clone(), identity: identity.clone(), group: group.clone() });
+    let service = Arc::new(Service {
+        config: config.clone(),
+        identity: identity.clone(),
+        group: group.clone(),
+        hashing: hashing.clone(),
+    });
     let mut tasks = listen(&config, env.as_ref(), &service).await?;
     if fresh && !identity.initial_members.is_empty() {
         let members = identity.initial_members.iter();
         let nodes = members.map(|(id, urls)| (*id, MemberNode { peer_urls: urls.clone(), promote: false })).collect();
         group.raft.initialize(nodes).await.map_err(Error::Fatal)?;
     }
+    let monitor = VersionMonitor::new(Arc::downgrade(&group), config.version_check_interval);
+    tasks.push(tokio::spawn(monitor.run()));
+    let schedule =
+        Schedule { interval: config.corrupt_check_interval, compaction_interval: config.compact_hash_check_interval };
+    let checks = CorruptionChecks::new(Arc::downgrade(&group), hashing.clone(), schedule);
+    tasks.push(tokio::spawn(checks.run()));
     tasks.push(tokio::spawn(membership::run_promoter(Arc::downgrade(&group))));
     tasks.push(tokio::spawn(publish(Arc::downgrade(&group), config.clone(), identity.clone())));
     tasks.push(tokio::spawn(watch_membership(Arc::downgrade(&group), peers, identity.member_id, stopped.clone())));
@@ -110,7 +127,8 @@ pub(crate) async fn start(config: Config, env: Arc<dyn Env>) -> Result<Arc<Runni
         group,
         wal,
         stopped,
-        heavy: Arc::new(Semaphore::new(HEAVY_MAX)),
+        heavy,
+        hashing,
         upkeep_stop,
         upkeep_done,
         tasks: Mutex::new(tasks),

@@ -17,7 +17,6 @@ use crate::failure::{Exit, Failure};
 use crate::kv::{CompactionArgs, DelArgs, GetArgs, PutArgs};
 use crate::lease::LeaseCommand;
 use crate::lock::LockArgs;
-use crate::maintenance::{AlarmCommand, DefragArgs, MoveLeaderArgs, SnapshotCommand};
 use crate::maintenance::{AlarmCommand, DefragArgs, DowngradeCommand, MoveLeaderArgs, SnapshotCommand};
 use crate::member::MemberCommand;
 use crate::print::{line, write};

@@ -105,7 +105,7 @@ async fn route(shared: &Shared, method: &Method, uri: &Uri) -> Response<Body> {
     }
     let query = Query::parse(uri.query().unwrap_or_default());
     match path {
-        "/version" => success(JSON, version_json()),
+        "/version" => success(JSON, version_json(&version::of_cluster(shared.node.status().versions))),
         "/metrics" => success(METRICS, metrics::render(shared)),
         "/health" => health(shared, &query).await,
         _ => run_checks(shared, check, &query).await,
@@ -130,13 +130,8 @@ fn no_sniff(response: &mut Response<Body>) {
     response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
 }
 
-fn version_json() -> String {
-    format!(
-        r#"{{"etcdserver":"{}","etcdcluster":"{}","storage":"{}"}}"#,
-        version::ETCD_SERVER,
-        version::ETCD_CLUSTER,
-        version::ETCD_STORAGE
-    )
+fn version_json(cluster: &str) -> String {
+    format!(r#"{{"etcdserver":"{}","etcdcluster":"{cluster}","storage":"{cluster}"}}"#, version::ETCD_SERVER)
 }
 
 /// The parameters that matter here.
@@ -284,6 +279,6 @@ mod tests {
 
     #[test]
     fn versions_are_plain_numbers() {
-        assert_eq!(version_json(), r#"{"etcdserver":"3.6.10","etcdcluster":"3.6.0","storage":"3.6.0"}"#);
+        assert_eq!(version_json("3.6.0"), r#"{"etcdserver":"3.6.10","etcdcluster":"3.6.0","storage":"3.6.0"}"#);
     }
 }

@@ -25,7 +25,8 @@ pub fn status(error: &Error) -> Status {
         | Error::MemberNotLearner
         | Error::LearnerNotReady
         | Error::TooManyLearners
-        | Error::BadLeaderTransferee => Code::FailedPrecondition,
+        | Error::BadLeaderTransferee
+        | Error::NotCapable => Code::FailedPrecondition,
         Error::TooManyRequests => Code::ResourceExhausted,
         Error::MemberBadUrls => Code::InvalidArgument,
         Error::MemberNotFound => Code::NotFound,
@@ -141,6 +142,7 @@ mod tests {
             (Error::MemberNotLearner, 9, "etcdserver: can only promote a learner member"),
             (Error::LearnerNotReady, 9, "etcdserver: can only promote a learner member which is in sync with leader"),
             (Error::TooManyLearners, 9, "etcdserver: too many learner members in cluster"),
+            (Error::NotCapable, 9, "etcdserver: not capable"),
             (Error::TooManyRequests, 8, "etcdserver: too many requests"),
             (Error::NoLeader, 14, "etcdserver: no leader"),
             (Error::NotLeader, 9, "etcdserver: not leader"),

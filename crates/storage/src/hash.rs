@@ -1,7 +1,7 @@
 //! The hash that members compare: etcd's `HashKV`, byte for byte.
 
 use crate::store::Body;
-use crate::{Result, StorageError, Store};
+use crate::{ReadView, Result, StorageError, Store};
 use quorate_core::{Change, KeyRange, Record, Rejection, Revision, View};
 use std::ops::ControlFlow;
 
@@ -16,11 +16,20 @@ pub struct HashKv {
     pub hash_revision: Revision,
 }
 
+/// A hash that is taken in steps. Holds what it reads, so that compaction waits for it.
+pub struct Hasher {
+    view: ReadView,
+    /// The revision that the next step begins with.
+    next: Revision,
+    hash: HashKv,
+    any_live: bool,
+}
+
 impl Store {
-    /// Hashes the records in `(compacted, revision]`, and of the older ones those that are the newest of a live key at
-    /// `revision` (0: the newest revision). Reads all of them; equal on all members, whatever the engine. Fails with
+    /// Begins to hash the records in `(compacted, revision]`, and of the older ones those that are the newest of a live key
+    /// at `revision` (0: the newest revision). Equal on all members, whatever the engine. Fails with
     /// [`StorageError::Rejected`] if the revision is compacted or not there yet.
-    pub fn hash_kv(&self, revision: Revision) -> Result<HashKv> {
+    pub fn hasher(&self, revision: Revision) -> Result<Hasher> {
         let view = self.view();
         let compacted = view.compacted();
         let revision = if revision.get() <= 0 { view.revision() } else { revision };
@@ -30,24 +39,58 @@ impl Store {
         if revision > view.revision() {
             return Err(StorageError::Rejected(Rejection::FutureRevision));
         }
-        let body = view.body();
         let everything = KeyRange::From { start: bytes::Bytes::new() };
         let mut any_live = false;
-        body.keys(&everything, revision, &mut |_, _| {
+        view.body().keys(&everything, revision, &mut |_, _| {
             any_live = true;
             ControlFlow::Break(())
         });
-        let mut hash = crc32c::crc32c(b"key");
+        let hash = HashKv { hash: crc32c::crc32c(b"key"), compact_revision: compacted, hash_revision: revision };
+        Ok(Hasher { view, next: Revision::INITIAL, hash, any_live })
+    }
+
+    /// Hashes at once, see [`Store::hasher`]. Reads everything.
+    pub fn hash_kv(&self, revision: Revision) -> Result<HashKv> {
+        let mut hasher = self.hasher(revision)?;
+        loop {
+            if let Some(hash) = hasher.step(usize::MAX)? {
+                return Ok(hash);
+            }
+        }
+    }
+}
+
+impl Hasher {
+    /// Reads about `records_max` records more, whole revisions. The hash, when it is done. Reads the disk.
+    pub fn step(&mut self, records_max: usize) -> Result<Option<HashKv>> {
+        let HashKv { mut hash, compact_revision: compacted, hash_revision: revision } = self.hash;
+        let body = self.view.body();
         let mut entry = Vec::new();
-        body.scan(Revision::INITIAL, revision, compacted, &mut |record| {
-            if kept(body, &record, compacted, revision, any_live) {
+        let mut seen = 0;
+        let mut last = self.next;
+        let mut rest = None;
+        body.scan(self.next, revision, compacted, &mut |record| {
+            if seen >= records_max && record.rev.main != last {
+                rest = Some(record.rev.main);
+                return ControlFlow::Break(());
+            }
+            seen += 1;
+            last = record.rev.main;
+            if kept(body, &record, compacted, revision, self.any_live) {
                 entry.clear();
                 encode(&record, &mut entry);
                 hash = crc32c::crc32c_append(hash, &entry);
             }
             ControlFlow::Continue(())
         })?;
-        Ok(HashKv { hash, compact_revision: compacted, hash_revision: revision })
+        self.hash.hash = hash;
+        match rest {
+            Some(next) => {
+                self.next = next;
+                Ok(None)
+            }
+            None => Ok(Some(self.hash)),
+        }
     }
 }
 

@@ -32,7 +32,7 @@ mod waiting;
 
 pub use engine::{Batch, DiskSpace, Engine, EngineConfig, EngineKind, EngineUsage, open_engine};
 pub use error::{EngineError, StorageError};
-pub use hash::HashKv;
+pub use hash::{HashKv, Hasher};
 pub use maintenance::{DrainReport, Progress};
 pub use snapshot::{Exporter, Installer, SnapshotMeta};
 pub use store::{Applied, Metrics, Store, StoreConfig, Writer};

@@ -97,7 +97,8 @@ impl Group {
                 | Ask::SnapshotBegin(_)
                 | Ask::SnapshotChunk(_)
                 | Ask::SnapshotEnd(_)
-                | Ask::Status(_) => return None,
+                | Ask::Status(_)
+                | Ask::Hash(_) => return None,
             }
         };
         if let Some(id) = renewed_checkpoint {

@@ -169,6 +169,9 @@ impl Group {
         if let Some(error) = self.state.failure() {
             return Err(error);
         }
+        if command.needs_cluster_version() {
+            self.cluster_version().await?;
+        }
         let cost = COMMAND_BYTES + command_bytes(&command);
         let cost = u32::try_from(cost).map_err(|_| Error::Rejected(quorate_core::Rejection::RequestTooLarge))?;
         let Ok(_permit) = self.admission.try_acquire_many(cost) else { return Err(Error::TooManyRequests) };

@@ -96,6 +96,8 @@ pub(crate) struct Figures {
     pub(crate) slow_applies: AtomicU64,
     /// A gauge: snapshots that are being received and applied.
     pub(crate) snapshots_under_way: AtomicU64,
+    pub(crate) corruption_checks: AtomicU64,
+    pub(crate) corruption_found: AtomicU64,
 }
 
 impl GroupState {

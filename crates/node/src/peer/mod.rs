@@ -217,6 +217,28 @@ impl Peers {
         connection::connect(self.env.as_ref(), &dial, &urls).await.map_err(|e| e.0)
     }
 
+    /// Asks a member on a connection of its own: before the links are up.
+    pub(crate) async fn ask_once(
+        &self,
+        member: u64,
+        urls: &[String],
+        ask: Ask,
+        connect_timeout: Duration,
+        timeout: Duration,
+    ) -> Result<Answer, PeerError> {
+        let dial = connection::Dial {
+            identity: &self.identity,
+            to: member,
+            directory: (self.known_directory)(member),
+            timeout,
+            traffic: self.traffic(member),
+        };
+        let connected =
+            tokio::time::timeout(connect_timeout, connection::connect(self.env.as_ref(), &dial, urls)).await;
+        let connection = connected.map_err(|_elapsed| PeerError::Timeout)?.map_err(|error| error.0)?;
+        connection.call(GroupId::DEFAULT, ask, timeout).await
+    }
+
     /// Asks any of `urls` who is in the cluster. For a member that does not know its own id yet.
     pub(crate) async fn cluster_info(
         env: &dyn Env,

@@ -140,7 +140,6 @@ const fn alias(name: &'static str, kind: Kind, section: Section, of: &'static st
 const DISCOVERY: &str = "discovery is not there yet: list the members in --initial-cluster";
 const TRACING: &str = "distributed tracing is not there yet: use --metrics=extensive and the slow-request log";
 const AUTH: &str = "authentication is not there yet: restrict access to the client URLs in the network";
-const CORRUPT: &str = "a periodic check is not there yet: compare `etcdctl endpoint hashkv --cluster`";
 const ENGINE: &str = "it tunes bbolt, which is not the engine here; see --storage-engine";
 const LOG_KEPT: &str = "the log is kept by size; see --wal-keep-bytes";
 
@@ -307,9 +306,21 @@ pub const FLAGS: &[Flag] = &[
     used("compaction-sleep-interval", "10ms", Duration, Features, "Pause between two steps of compaction"),
     used("max-learners", "1", Integer, Features, "Most learners at a time"),
     inert("bootstrap-defrag-threshold-megabytes", "0", Integer, Features, "the engine reuses space by itself"),
-    not_yet("compact-hash-check-time", "1m", Duration, Features, CORRUPT),
-    not_yet("corrupt-check-time", "0s", Duration, Features, CORRUPT),
-    not_yet("downgrade-check-time", "5s", Duration, Features, "downgrade is not there: leave the flag out"),
+    used(
+        "compact-hash-check-time",
+        "1m",
+        Duration,
+        Features,
+        "How often the leader looks for a compaction at which to compare the data of the members",
+    ),
+    used(
+        "corrupt-check-time",
+        "1h",
+        Duration,
+        Features,
+        "How often the leader compares the data of all members; 0s: never",
+    ),
+    used("downgrade-check-time", "5s", Duration, Features, "How often the leader looks how far a downgrade is"),
     used(
         "peer-skip-client-san-verification",
         "false",
@@ -449,7 +460,13 @@ pub const FLAGS: &[Flag] = &[
         Features,
         "bootstrap-defrag-threshold-megabytes",
     ),
-    not_yet("experimental-compact-hash-check-enabled", "false", Bool, Features, CORRUPT),
+    used(
+        "experimental-compact-hash-check-enabled",
+        "true",
+        Bool,
+        Features,
+        "Compare the data of the members after each compaction",
+    ),
     alias("experimental-compact-hash-check-time", Duration, Features, "compact-hash-check-time"),
     alias("experimental-compaction-batch-limit", Integer, Features, "compaction-batch-limit"),
     alias("experimental-compaction-sleep-interval", Duration, Features, "compaction-sleep-interval"),
@@ -474,7 +491,20 @@ pub const FLAGS: &[Flag] = &[
         Features,
         "leases are checkpointed by the node itself",
     ),
-    inert("experimental-initial-corrupt-check", "false", Bool, Features, "every record is checksummed when it is read"),
+    used(
+        "experimental-initial-corrupt-check",
+        "true",
+        Bool,
+        Features,
+        "Compare the data with the peers' before taking part, see --initial-corrupt-check-bytes",
+    ),
+    used(
+        "initial-corrupt-check-bytes",
+        "268435456",
+        Bytes,
+        Features,
+        "More bytes of rows are not compared before taking part: it would take long. The leader compares them later",
+    ),
     alias("experimental-memory-mlock", Bool, Member, "memory-mlock"),
     alias("experimental-peer-skip-client-san-verification", Bool, Features, "peer-skip-client-san-verification"),
     alias("experimental-snapshot-catchup-entries", Integer, Features, "snapshot-catchup-entries"),
@@ -491,18 +521,27 @@ pub const FLAGS: &[Flag] = &[
     alias("experimental-watch-progress-notify-interval", Duration, Features, "watch-progress-notify-interval"),
 ];
 
-/// The feature gates of etcd that `--feature-gates` takes, with the reason why each changes nothing here.
-pub const FEATURE_GATES: &[(&str, &str)] = &[
-    ("StopGRPCServiceOnDefrag", "defragmentation is online"),
-    ("InitialCorruptCheck", "every record is checksummed when it is read"),
-    ("CompactHashCheck", "compare `etcdctl endpoint hashkv --cluster`"),
-    ("TxnModeWriteWithSharedBuffer", "transactions have no read buffer to share"),
-    ("LeaseCheckpoint", "leases are checkpointed by the node itself"),
-    ("LeaseCheckpointPersist", "leases are checkpointed by the node itself"),
-    ("SetMemberLocalAddr", "the operating system chooses the local address"),
-    ("FastLeaseKeepAlive", "keep-alives do not wait for the log"),
-    ("PriorityRequest", "requests are not ranked"),
-    ("NonBlockingDefrag", "defragmentation is online"),
+/// What becomes of a feature gate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gate {
+    /// It is another name of a flag.
+    Flag(&'static str),
+    /// It changes nothing, for the reason given; the log says so at start.
+    Inert(&'static str),
+}
+
+/// The feature gates of etcd that `--feature-gates` takes.
+pub const FEATURE_GATES: &[(&str, Gate)] = &[
+    ("StopGRPCServiceOnDefrag", Gate::Inert("defragmentation is online")),
+    ("InitialCorruptCheck", Gate::Flag("experimental-initial-corrupt-check")),
+    ("CompactHashCheck", Gate::Flag("experimental-compact-hash-check-enabled")),
+    ("TxnModeWriteWithSharedBuffer", Gate::Inert("transactions have no read buffer to share")),
+    ("LeaseCheckpoint", Gate::Inert("leases are checkpointed by the node itself")),
+    ("LeaseCheckpointPersist", Gate::Inert("leases are checkpointed by the node itself")),
+    ("SetMemberLocalAddr", Gate::Inert("the operating system chooses the local address")),
+    ("FastLeaseKeepAlive", Gate::Inert("keep-alives do not wait for the log")),
+    ("PriorityRequest", Gate::Inert("requests are not ranked")),
+    ("NonBlockingDefrag", Gate::Inert("defragmentation is online")),
 ];
 
 /// The row of a flag, by its name without dashes.

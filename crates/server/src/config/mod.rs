@@ -13,6 +13,7 @@ use crate::audit::AuditOptions;
 use crate::compactor::AutoCompaction;
 use crate::rotate::Rotation;
 pub use dump::{DumpFormat, check, dump};
+use flags::Gate;
 use quorate_node::{Config, EngineKind, InitialClusterState};
 use settings::Settings;
 use std::ffi::OsString;
@@ -242,9 +243,16 @@ fn read_feature_gates(settings: &mut Settings) -> Result<(), StartError> {
             return Err(StartError::config(format!("--feature-gates: {gate:?} is not Name=true or Name=false")));
         }
         match flags::FEATURE_GATES.iter().find(|(known, _)| *known == name) {
-            Some((_, why)) => {
+            Some((_, Gate::Inert(why))) => {
                 settings.warnings.push(format!("the feature gate {name} changes nothing here: {why}"));
             }
+            Some((_, Gate::Flag(flag))) if settings.is_set(flag) => {
+                return Err(StartError::config(format!(
+                    "cannot specify both flags: --{flag}=(true|false) and --feature-gates={name}=(true|false) at the same \
+                     time, please just use --feature-gates={name}=(true|false)"
+                )));
+            }
+            Some((_, Gate::Flag(flag))) => settings.choose(flag, on)?,
             None => {
                 let hint = file::nearest(name, flags::FEATURE_GATES.iter().map(|(known, _)| *known));
                 let hint = hint.map(|known| format!("; did you mean {known}?")).unwrap_or_default();
@@ -325,6 +333,10 @@ fn read_node(settings: &Settings) -> Result<Config, StartError> {
         watch_queue_events_max: at_least_one(settings, "watch-queue-events")?,
         compaction_batch: at_least_one(settings, "compaction-batch-limit")?,
         compaction_pause: settings.duration("compaction-sleep-interval")?,
+        initial_corrupt_check_bytes_max: read_initial_corrupt_check(settings)?,
+        corrupt_check_interval: settings.duration("corrupt-check-time")?,
+        compact_hash_check_interval: read_compact_hash_check(settings)?,
+        version_check_interval: read_version_check_interval(settings)?,
         unsafe_no_fsync: settings.boolean("unsafe-no-fsync")?,
         name,
         ..Config::default()
@@ -371,6 +383,27 @@ fn read_progress_interval(settings: &Settings) -> Result<Duration, StartError> {
     let interval = settings.duration("watch-progress-notify-interval")?;
     if interval < Duration::from_millis(100) {
         return Err(StartError::config("--watch-progress-notify-interval must be at least 100ms"));
+    }
+    Ok(interval)
+}
+
+fn read_initial_corrupt_check(settings: &Settings) -> Result<u64, StartError> {
+    let bytes = settings.bytes("initial-corrupt-check-bytes")?;
+    Ok(if settings.boolean("experimental-initial-corrupt-check")? { bytes as u64 } else { 0 })
+}
+
+fn read_compact_hash_check(settings: &Settings) -> Result<Duration, StartError> {
+    let interval = settings.duration("compact-hash-check-time")?;
+    if interval.is_zero() {
+        return Err(StartError::config("--compact-hash-check-time must be >0 (set to 0s)"));
+    }
+    Ok(if settings.boolean("experimental-compact-hash-check-enabled")? { interval } else { Duration::ZERO })
+}
+
+fn read_version_check_interval(settings: &Settings) -> Result<Duration, StartError> {
+    let interval = settings.duration("downgrade-check-time")?;
+    if interval.is_zero() {
+        return Err(StartError::config("--downgrade-check-time must be greater than 0"));
     }
     Ok(interval)
 }

@@ -134,6 +134,12 @@ impl Settings {
         Ok(())
     }
 
+    /// Sets a flag, as if it had been given by its own name.
+    pub fn choose(&mut self, name: &str, value: &str) -> Result<(), StartError> {
+        let flag = flags::find(name).ok_or_else(|| StartError::config(format!("--{name}: no such flag")))?;
+        self.set(flag, value.to_owned(), Source::Flag)
+    }
+
     fn set(&mut self, flag: &'static Flag, value: String, source: Source) -> Result<(), StartError> {
         // As in etcd, an empty variable is one that is not set.
         if value.is_empty() && source != Source::Flag {

@@ -28,6 +28,8 @@ fn without_flags_the_node_has_etcds_defaults() {
     same!(strict_reconfig_check engine_cache_bytes record_cache_bytes tail_bytes_max wal_segment_bytes wal_keep_bytes);
     same!(quota_bytes txn_ops_max request_bytes_max inflight_bytes_max write_timeout read_timeout unsafe_no_fsync);
     same!(slow_apply watch_progress_interval watch_queue_events_max compaction_batch compaction_pause);
+    same!(quota_bytes alarm_sticky initial_corrupt_check_bytes_max corrupt_check_interval compact_hash_check_interval);
+    same!(version_check_interval);
     assert_eq!(config.listen_client.iter().map(ToString::to_string).collect::<Vec<_>>(), ["http://localhost:2379"]);
     assert!(config.warnings.is_empty());
 }
@@ -61,7 +63,22 @@ fn what_kubeadm_passes_without_tls_is_accepted() {
     assert_eq!(config.node.watch_progress_interval, Duration::from_secs(5));
     assert_eq!(config.node.initial_cluster_state, InitialClusterState::Existing);
     assert_eq!((config.listen_client.len(), config.listen_metrics.len()), (2, 1));
-    assert_eq!(config.warnings.len(), 2);
+    assert_eq!(config.node.initial_corrupt_check_bytes_max, 256 << 20);
+    assert_eq!(config.warnings.len(), 1);
+}
+
+#[test]
+fn the_corruption_checks_can_be_turned_off_by_flag_and_by_gate() {
+    let node = |args: &[&str]| parse(args).unwrap().node;
+    let off = node(&["--experimental-initial-corrupt-check=false", "--corrupt-check-time=0s"]);
+    assert_eq!((off.initial_corrupt_check_bytes_max, off.corrupt_check_interval), (0, Duration::ZERO));
+    let off = node(&["--feature-gates=InitialCorruptCheck=false,CompactHashCheck=false"]);
+    assert_eq!((off.initial_corrupt_check_bytes_max, off.compact_hash_check_interval), (0, Duration::ZERO));
+    let often = node(&["--experimental-corrupt-check-time=5m", "--compact-hash-check-time=2s"]);
+    let minutes = Duration::from_secs(300);
+    assert_eq!((often.corrupt_check_interval, often.compact_hash_check_interval), (minutes, Duration::from_secs(2)));
+    let twice = ["--experimental-initial-corrupt-check", "--feature-gates=InitialCorruptCheck=true"];
+    assert!(parse(&twice).is_err_and(|error| error.to_string().contains("cannot specify both flags")));
 }
 
 #[test]

@@ -260,10 +260,11 @@ fn state(text: &mut Text, shared: &Shared) {
         text.one(name, "gauge", help, value);
     }
     let id = format!("{:x}", id.get());
+    let cluster = status.versions.current.unwrap_or(quorate_node::API_VERSION).to_string();
     for (name, help, label, value) in [
         ("etcd_server_id", "The member's id.", "server_id", id.as_str()),
         ("etcd_server_version", "The etcd version whose API is spoken.", "server_version", version::ETCD_SERVER),
-        ("etcd_cluster_version", "The cluster version.", "cluster_version", "3.6"),
+        ("etcd_cluster_version", "The cluster version.", "cluster_version", cluster.as_str()),
         ("quorate_build_info", "This build.", "version", version::BUILD),
     ] {
         if text.family(name, "gauge", help) {

@@ -8,11 +8,14 @@ use crate::shared::Shared;
 use crate::status::status as failure;
 use crate::version;
 use quorate_core::{Alarm, MemberId, Revision};
-use quorate_node::SnapshotReader;
+use quorate_node::{Downgrade, SnapshotReader};
 use quorate_proto::etcdserverpb as pb;
 use sha2::{Digest, Sha256};
 use std::time::Instant;
 use tonic::Status;
+
+/// The target of a downgrade is not a version.
+const WRONG_VERSION: &str = "etcdserver: wrong downgrade target version format";
 
 /// State of this member.
 pub async fn status(shared: &Shared, _: pb::StatusRequest) -> Result<pb::StatusResponse, Status> {
@@ -40,9 +43,12 @@ pub async fn status(shared: &Shared, _: pb::StatusRequest) -> Result<pb::StatusR
         errors,
         db_size_in_use: status.db_size_in_use_bytes,
         is_learner: status.is_learner,
-        storage_version: version::ETCD_STORAGE.to_owned(),
+        storage_version: version::of_cluster(status.versions),
         db_size_quota: status.db_quota_bytes,
-        downgrade_info: Some(pb::DowngradeInfo::default()),
+        downgrade_info: Some(pb::DowngradeInfo {
+            enabled: status.versions.target.is_some(),
+            target_version: status.versions.target.map_or_else(String::new, version::with_patch),
+        }),
     })
 }
 
@@ -121,9 +127,18 @@ pub async fn move_leader(shared: &Shared, request: pb::MoveLeaderRequest) -> Res
     Ok(pb::MoveLeaderResponse { header: None })
 }
 
-/// Refuses.
-pub async fn downgrade(_: &Shared, _: pb::DowngradeRequest) -> Result<pb::DowngradeResponse, Status> {
-    Err(Status::unimplemented("downgrade is not there: a Quorate cluster has no earlier version to go back to"))
+/// Checks, begins or ends a downgrade.
+pub async fn downgrade(shared: &Shared, request: pb::DowngradeRequest) -> Result<pb::DowngradeResponse, Status> {
+    use pb::downgrade_request::DowngradeAction;
+    let target = || version::parse(&request.version).ok_or_else(|| Status::invalid_argument(WRONG_VERSION));
+    let downgrade = match DowngradeAction::try_from(request.action) {
+        Ok(DowngradeAction::Validate) => Downgrade::Validate(target()?),
+        Ok(DowngradeAction::Enable) => Downgrade::Enable(target()?),
+        Ok(DowngradeAction::Cancel) => Downgrade::Cancel,
+        Err(_) => return Err(Status::unknown("etcdserver: unknown method")),
+    };
+    let answer = shared.node.downgrade(downgrade).await.map_err(|error| failure(&error))?;
+    Ok(pb::DowngradeResponse { header: Some(convert::header(answer.header)), version: answer.body.to_string() })
 }
 
 /// Sends a snapshot of the keyspace, and its SHA-256 at the end.

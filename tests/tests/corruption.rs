@@ -1,0 +1,187 @@
+//! Data that differ between members though every checksum is right: found at the start of the member, and while it runs.
+//! Quorate only: the tests write into its data directory.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use quorate_core::{Change, GroupId};
+use quorate_proto::etcdserverpb::alarm_request::AlarmAction;
+use quorate_proto::etcdserverpb::{AlarmMember, AlarmRequest, AlarmType, CompactionRequest, HashKvRequest};
+use quorate_storage::{EngineConfig, EngineKind, Store, StoreConfig, open_engine};
+use quorate_tests::client::Client;
+use quorate_tests::cluster::{Cluster, ClusterSpec};
+use quorate_tests::engines::Engines;
+use tonic::Code;
+
+/// How long a check may take to come round.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Gives `key` another value in a data directory that no process has open, as if the member had never had the right one.
+fn alter(data_dir: &Path, engine: EngineKind, key: &str) {
+    let engine = open_engine(engine, data_dir, EngineConfig::default()).expect("the engine opens");
+    let store = Arc::new(Store::open(engine, GroupId::DEFAULT, StoreConfig::default()).expect("the store opens"));
+    let mut export = store.export();
+    let mut installer = store.begin_install().expect("an install begins");
+    let mut altered = 0;
+    loop {
+        let records = export.next(1 << 20).expect("the records are read");
+        if records.is_empty() {
+            break;
+        }
+        for mut record in records {
+            if let Change::Put { value, .. } = &mut record.change
+                && record.key == key
+            {
+                *value = "altered".into();
+                altered += 1;
+            }
+            installer.push(record).expect("the record is written");
+        }
+    }
+    assert_eq!(altered, 1, "{key} is there once");
+    installer.finish(export.meta()).expect("the install ends");
+    drop(export);
+    store.flush().expect("it is made durable");
+}
+
+fn engine_of(member: usize) -> EngineKind {
+    EngineKind::from_name(Engines::Mixed.of(member)).expect("an engine")
+}
+
+/// A cluster with some data, equal everywhere; and nothing on a non-Quorate server.
+async fn start(spec: ClusterSpec) -> Option<Cluster> {
+    let cluster = Cluster::start(spec).await?;
+    if !cluster.is_quorate() {
+        return None;
+    }
+    let client = cluster.client(0);
+    for number in 0..100 {
+        client.put(&format!("key{number}"), "right").await.expect("a put");
+    }
+    cluster.assert_replicas_equal().await;
+    Some(cluster)
+}
+
+/// The ids of the members for which CORRUPT is raised.
+async fn corrupt(client: &Client) -> Vec<u64> {
+    let alarms = client.within(client.maintenance().alarm(AlarmRequest::default())).await.expect("a list").alarms;
+    alarms.iter().filter(|alarm| alarm.alarm == AlarmType::Corrupt as i32).map(|alarm| alarm.member_id).collect()
+}
+
+async fn id(client: &Client) -> u64 {
+    client.status().await.expect("a status").header.expect("a header").member_id
+}
+
+/// Stops a member, alters its data, and starts it again.
+async fn corrupt_member(cluster: &mut Cluster, member: usize) {
+    cluster.terminate(member).await;
+    alter(&cluster.data_dir(member), engine_of(member), "key42");
+    cluster.restart(member);
+}
+
+async fn wait_for_alarm(client: &Client, member: u64) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let raised = corrupt(client).await;
+        if !raised.is_empty() {
+            assert_eq!(raised, [member], "the one that is wrong, and no other");
+            return;
+        }
+        assert!(Instant::now() < deadline, "nobody has noticed");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_whose_data_differ_does_not_start() {
+    for member in 0..2 {
+        let Some(mut cluster) = start(ClusterSpec::new(3)).await else { return };
+        corrupt_member(&mut cluster, member).await;
+        let status = cluster.wait_exit(member, PATIENCE).await.expect("it ends by itself");
+        assert_eq!(status.code(), Some(1));
+        let log = cluster.log(member);
+        for word in ["found data inconsistency with peers", "quorate member remove", "--initial-cluster-state existing"]
+        {
+            assert!(log.contains(word), "the log says what to do ({word}): {log}");
+        }
+        // The others are not touched, and the right ones start whatever the wrong one says.
+        let client = cluster.client(2);
+        client.put("after", "1").await.expect("the majority goes on");
+        assert_eq!(corrupt(&client).await, []);
+        cluster.terminate(2).await;
+        cluster.restart(2);
+        cluster.wait_leader().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_leader_finds_a_member_whose_data_differ() {
+    let spec = ClusterSpec::new(3)
+        .quorate_flag("--experimental-initial-corrupt-check=false")
+        .quorate_flag("--corrupt-check-time=1s");
+    let Some(mut cluster) = start(spec).await else { return };
+    // Checks have come round by now: they find nothing where nothing is.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(corrupt(&cluster.client(0)).await, []);
+    corrupt_member(&mut cluster, 0).await;
+    cluster.wait_serving().await;
+    let (wrong, client) = (id(&cluster.client(0)).await, cluster.client(1));
+    wait_for_alarm(&client, wrong).await;
+    let refusal = client.put("a", "1").await.expect_err("corrupt");
+    assert_eq!((refusal.code(), refusal.message()), (Code::DataLoss, "etcdserver: corrupt cluster"));
+    assert!(client.get("key42", false).await.is_ok(), "reads go on");
+
+    // It is in the replicated state: whoever starts next knows it.
+    cluster.kill9(1);
+    cluster.restart(1);
+    cluster.wait_serving().await;
+    assert_eq!(corrupt(&cluster.client(1)).await, [wrong]);
+
+    let action = AlarmAction::Deactivate.into();
+    let request = AlarmRequest { action, member_id: wrong, alarm: AlarmType::Corrupt.into() };
+    let client = cluster.client(2);
+    let disarmed = client.within(client.maintenance().alarm(request)).await.expect("it is disarmed");
+    assert_eq!(disarmed.alarms, [AlarmMember { member_id: wrong, alarm: AlarmType::Corrupt.into() }]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_compaction_has_the_members_compared() {
+    let spec = ClusterSpec::new(3)
+        .quorate_flag("--feature-gates=InitialCorruptCheck=false")
+        .quorate_flag("--corrupt-check-time=0s")
+        .quorate_flag("--compact-hash-check-time=1s");
+    let Some(mut cluster) = start(spec).await else { return };
+    corrupt_member(&mut cluster, 1).await;
+    cluster.wait_serving().await;
+    let (wrong, client) = (id(&cluster.client(1)).await, cluster.client(0));
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(corrupt(&client).await, [], "nothing was compacted");
+    let revision = client.put("more", "1").await.expect("a put");
+    let compaction = CompactionRequest { revision, physical: true };
+    client.within(client.kv().compact(compaction)).await.expect("it compacts");
+    wait_for_alarm(&client, wrong).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hashes_are_equal_at_equal_revisions_on_all_engines() {
+    let Some(cluster) = start(ClusterSpec::new(3)).await else { return };
+    let client = cluster.client(0);
+    let compaction = CompactionRequest { revision: 50, physical: true };
+    client.within(client.kv().compact(compaction)).await.expect("it compacts");
+    cluster.assert_replicas_equal().await;
+    for revision in [0, 50, 77, 101] {
+        let mut hashes = Vec::new();
+        for member in 0..3 {
+            let client = cluster.client(member);
+            let request = HashKvRequest { revision };
+            let answer = client.within(client.maintenance().hash_kv(request)).await.expect("a hash");
+            assert_eq!(answer.compact_revision, 50);
+            assert_eq!(answer.hash_revision, if revision == 0 { 101 } else { revision });
+            hashes.push(answer.hash);
+        }
+        assert!(hashes.iter().all(|hash| *hash == hashes[0]), "at {revision}: {hashes:?}");
+    }
+    let too_old = client.within(client.maintenance().hash_kv(HashKvRequest { revision: 49 })).await;
+    assert_eq!(too_old.expect_err("compacted").message(), "etcdserver: mvcc: required revision has been compacted");
+}
