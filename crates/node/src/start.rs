@@ -147,8 +147,11 @@ impl Running {
             reason.get_or_insert(Error::Stopped);
             first
         });
-        for task in self.tasks.lock().drain(..) {
-            task.abort();
+        let tasks: Vec<JoinHandle<()>> = self.tasks.lock().drain(..).collect();
+        tasks.iter().for_each(JoinHandle::abort);
+        for task in tasks {
+            // An aborted task holds what it has, the store among it, until it is gone. That it was aborted is no news.
+            let _ = task.await;
         }
         self.group.state.fail(Error::Stopped);
         self.group.raft.shutdown().await;

@@ -82,8 +82,12 @@ async fn cluster_answers_have_no_revision_and_status_is_for_parsers() {
     assert!(status.errors.is_empty() && status.raft_applied_index > 0);
     assert_eq!(
         outcome(maintenance.downgrade(pb::DowngradeRequest::default()).await),
-        "12 downgrade is not there: a Quorate cluster has no earlier version to go back to"
+        "3 etcdserver: wrong downgrade target version format"
     );
+    let unknown = pb::DowngradeRequest { action: 9, version: "3.5".into() };
+    assert_eq!(outcome(maintenance.downgrade(unknown).await), "2 etcdserver: unknown method");
+    let validate = pb::DowngradeRequest { action: 0, version: "3.5".into() };
+    assert_eq!(maintenance.downgrade(validate).await.unwrap().into_inner().version, "3.6");
     server.server.shutdown().await;
 }
 
