@@ -49,7 +49,7 @@ fn entry(count: u64, command: fn(u64) -> Command) -> Bytes {
 fn filled() -> Store {
     let directory = std::env::temp_dir();
     let engine = open_engine(EngineKind::Memory, &directory, EngineConfig::default()).expect("memory opens");
-    let config = StoreConfig { tail_bytes_max: usize::MAX, cache_bytes_max: 0 };
+    let config = StoreConfig { tail_bytes_max: usize::MAX, cache_bytes_max: 0, ..StoreConfig::default() };
     let store = Store::open(engine, GroupId::DEFAULT, config).expect("an empty store opens");
     (0..KEYS).for_each(|i| run(&store, entry_of(put(i))));
     store
