@@ -33,6 +33,8 @@ pub struct ClusterSpec {
     pub flags: Vec<String>,
     /// Flags that only Quorate and newer releases of etcd know.
     pub quorate_flags: Vec<String>,
+    /// Flags by which the members of a new cluster find each other; none for `--initial-cluster`.
+    pub found_by: Vec<String>,
     /// Where they listen.
     pub network: NetworkKind,
     /// Whether each has a disk of its own, whose power can be cut and that can be filled, and of how many MiB.
@@ -47,6 +49,7 @@ impl ClusterSpec {
             engines: Engines::Mixed,
             flags: Vec::new(),
             quorate_flags: Vec::new(),
+            found_by: Vec::new(),
             network: NetworkKind::Loopback,
             disk_mib: None,
         }
@@ -116,6 +119,37 @@ impl Cluster {
     /// # Panics
     /// When it does not start.
     pub async fn start(spec: ClusterSpec) -> Option<Cluster> {
+        Cluster::start_on(spec, |_, _| ()).await
+    }
+
+    /// As [`start`](Self::start), with members that find each other by the flags that `found_by` makes of their peer and client
+    /// URLs.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub async fn start_found(
+        spec: ClusterSpec,
+        found_by: impl FnOnce(&[String], &[String]) -> Vec<String>,
+    ) -> Option<Cluster> {
+        let mut cluster = Cluster::prepare(spec)?;
+        let peers: Vec<String> = (0..cluster.len()).map(|member| cluster.peer_url(member)).collect();
+        cluster.spec.found_by = found_by(&peers, &cluster.endpoints());
+        Some(cluster.up().await)
+    }
+
+    /// As [`start`](Self::start), on data directories that `prepare` has made: it is called for each member before the first
+    /// one starts.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub async fn start_on(spec: ClusterSpec, prepare: impl Fn(&Cluster, usize)) -> Option<Cluster> {
+        let cluster = Cluster::prepare(spec)?;
+        (0..cluster.len()).for_each(|member| prepare(&cluster, member));
+        Some(cluster.up().await)
+    }
+
+    /// Directories and addresses, and no process yet.
+    fn prepare(spec: ClusterSpec) -> Option<Cluster> {
         let server = Server::find().expect("a server binary");
         if spec.network == NetworkKind::Namespaces
             && let Err(error) = Namespaces::permitted()
@@ -130,13 +164,16 @@ impl Cluster {
             skip(&format!("loop mounts of ext4 (root, Debian e2fsprogs, python3): {error:#}"));
             return None;
         }
-        let mut cluster = Cluster::create(server, spec, dir).expect("a cluster");
-        for member in 0..cluster.len() {
-            cluster.spawn(member).expect("a member starts");
+        Some(Cluster::create(server, spec, dir).expect("a cluster"))
+    }
+
+    async fn up(mut self) -> Cluster {
+        for member in 0..self.len() {
+            self.spawn(member, &[]).expect("a member starts");
         }
-        cluster.wait_leader().await;
-        cluster.wait_serving().await;
-        Some(cluster)
+        self.wait_leader().await;
+        self.wait_serving().await;
+        self
     }
 
     fn create(server: Server, spec: ClusterSpec, dir: TempDir) -> Result<Cluster> {
@@ -224,31 +261,39 @@ impl Cluster {
         self.dir().join(format!("m{member}.log"))
     }
 
-    /// What a member has logged.
-    ///
-    /// # Panics
-    /// When that cannot be read.
-    pub fn log(&self, member: usize) -> String {
-        std::fs::read_to_string(self.log_path(member)).expect("a log")
+    /// The flags that say who a member is: name, data directory, cluster, and engine if it has one of its own.
+    pub fn identity_flags(&self, member: usize) -> Vec<String> {
+        let Member { peer, join: [initial_cluster, _], .. } = &self.members[member];
+        let mut flags = vec![
+            format!("--name=m{member}"),
+            format!("--data-dir={}", self.data_dir(member).display()),
+            format!("--initial-advertise-peer-urls=http://{peer}"),
+            "--initial-cluster-token=test".to_owned(),
+        ];
+        if self.spec.found_by.is_empty() {
+            flags.push(format!("--initial-cluster={initial_cluster}"));
+        }
+        flags.extend(self.spec.found_by.iter().cloned());
+        if self.server.is_quorate() {
+            flags.push(format!("--storage-engine={}", self.spec.engines.of(member)));
+        }
+        flags
     }
 
-    fn spawn(&mut self, member: usize) -> Result<()> {
+    fn spawn(&mut self, member: usize, more: &[&str]) -> Result<()> {
         let log: File = OpenOptions::new().create(true).append(true).open(self.log_path(member))?;
         let mut command = self.server.command();
-        let Member { client, peer, join: [initial_cluster, state], .. } = &self.members[member];
+        let Member { client, peer, join: [_, state], .. } = &self.members[member];
         command
-            .args(["--name", &format!("m{member}")])
-            .args(["--data-dir".as_ref(), self.data_dir(member).as_os_str()])
+            .args(self.identity_flags(member))
             .args(["--listen-client-urls", &format!("http://{client}")])
             .args(["--advertise-client-urls", &format!("http://{client}")])
             .args(["--listen-peer-urls", &format!("http://{peer}")])
-            .args(["--initial-advertise-peer-urls", &format!("http://{peer}")])
-            .args(["--initial-cluster", initial_cluster, "--initial-cluster-state", state])
-            .args(["--initial-cluster-token", "test"])
-            .args(&self.spec.flags);
+            .args(["--initial-cluster-state", state])
+            .args(&self.spec.flags)
+            .args(more);
         if self.server.is_quorate() {
             command.args(&self.spec.quorate_flags);
-            command.args(["--storage-engine", self.spec.engines.of(member)]);
             if self.spec.network == NetworkKind::Namespaces && self.server.knows("--insecure") {
                 // These addresses are not loopback, and they have no TLS.
                 command.arg("--insecure");
@@ -377,8 +422,22 @@ impl Cluster {
     /// # Panics
     /// When it is still running or cannot be started.
     pub fn restart(&mut self, member: usize) {
+        self.restart_with(member, &[]);
+    }
+
+    /// As [`restart`](Self::restart), with more flags for this once.
+    ///
+    /// # Panics
+    /// When it is still running or cannot be started.
+    pub fn restart_with(&mut self, member: usize, flags: &[&str]) {
         assert!(self.members[member].process.is_none(), "m{member} is still running");
-        self.spawn(member).expect("a member starts");
+        self.spawn(member, flags).expect("a member starts");
+    }
+
+    /// What a member has logged, over all its starts.
+    pub fn log(&self, member: usize) -> String {
+        let text = std::fs::read(self.log_path(member)).unwrap_or_default();
+        String::from_utf8_lossy(&text).into_owned()
     }
 
     /// Adds a member to the processes, not yet to the cluster's membership, and gives its number. Start it by
@@ -396,6 +455,14 @@ impl Cluster {
     /// When there is no port or namespace for it.
     pub fn prepare_replacement(&mut self, removed: usize) -> usize {
         self.prepare_beside(&|member| member != removed)
+    }
+
+    /// As [`prepare_member`](Self::prepare_member), for a cluster of which one member alone is left.
+    ///
+    /// # Panics
+    /// When there is no port or namespace for it.
+    pub fn prepare_alone(&mut self, left: usize) -> usize {
+        self.prepare_beside(&|member| member == left)
     }
 
     fn prepare_beside(&mut self, is_member: &dyn Fn(usize) -> bool) -> usize {

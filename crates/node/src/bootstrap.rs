@@ -67,9 +67,7 @@ fn first_u64(hash: Sha1) -> u64 {
 /// the log is there.
 pub(crate) async fn identity(config: &Config, env: &dyn Env) -> Result<(DataIdentity, bool), Error> {
     let disk = env.disk();
-    let path = config.data_dir.join(IDENTITY_FILE);
-    if let Some(text) = read(disk.as_ref(), &path)? {
-        let identity = parse(&text, &path)?;
+    if let Some(identity) = stored_identity(&config.data_dir, env)? {
         if identity.engine != config.engine {
             return Err(Error::Fatal(format!(
                 "{}: the data directory was made with --storage-engine {}, not {}: start it with that engine (to change \
@@ -82,11 +80,18 @@ pub(crate) async fn identity(config: &Config, env: &dyn Env) -> Result<(DataIden
         return Ok((identity, false));
     }
     refuse_foreign_directory(disk.as_ref(), &config.data_dir)?;
+    refuse_lost_identity(disk.as_ref(), config)?;
     let identity = match config.initial_cluster_state {
         InitialClusterState::New => found(config, env).await?,
         InitialClusterState::Existing => join(config, env).await?,
     };
     Ok((identity, true))
+}
+
+/// The identity that the data directory has, if it has one.
+pub(crate) fn stored_identity(data_dir: &Path, env: &dyn Env) -> Result<Option<DataIdentity>, Error> {
+    let path = data_dir.join(IDENTITY_FILE);
+    read(env.disk().as_ref(), &path)?.map(|text| parse(&text, &path)).transpose()
 }
 
 /// Makes an identity that was found now durable: from here on the directory is this member's.
@@ -108,6 +113,24 @@ pub(crate) fn refuse_lost_log(env: &dyn Env, wal_dir: &Path) -> Result<(), Error
     }
 }
 
+/// The engine's files are made after the identity, but by a restore, which writes the identity last. With the one and without
+/// the other, the directory is that of a restore that did not end, or its identity is lost: a member that began anew on it
+/// would take what is there for its own.
+fn refuse_lost_identity(disk: &dyn Disk, config: &Config) -> Result<(), Error> {
+    // A directory opens for reading, too.
+    let there = |path: &Path| disk.open_read(path).is_ok();
+    let mut paths = EngineKind::ALL.into_iter().filter_map(|engine| engine.path(&config.data_dir));
+    match paths.find(|path| there(path)) {
+        Some(path) => Err(Error::Fatal(format!(
+            "{}: there is {} and no {IDENTITY_FILE}: a `snapshot restore` was interrupted (remove the directory and restore \
+             again), or the file was lost (bring it back, or remove the member, and add it again with an empty data directory)",
+            config.data_dir.display(),
+            path.display()
+        ))),
+        None => Ok(()),
+    }
+}
+
 /// A data directory with etcd's files in it is not ours to write to.
 fn refuse_foreign_directory(disk: &dyn Disk, dir: &Path) -> Result<(), Error> {
     if disk.open(&dir.join("member/snap/db")).is_ok() {
@@ -119,8 +142,11 @@ fn refuse_foreign_directory(disk: &dyn Disk, dir: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// All members of the configuration, by id.
-fn configured_members(config: &Config) -> Result<BTreeMap<u64, (String, Vec<String>)>, Error> {
+/// Members of a configuration, by id: name and peer URLs.
+pub(crate) type ConfiguredMembers = BTreeMap<u64, (String, Vec<String>)>;
+
+/// All members of the configuration.
+pub(crate) fn configured_members(config: &Config) -> Result<ConfiguredMembers, Error> {
     let mut by_name: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for (name, url) in &config.initial_cluster {
         crate::urls::host_port(url).map_err(|e| Error::Fatal(format!("--initial-cluster: {e}")))?;
@@ -132,15 +158,20 @@ fn configured_members(config: &Config) -> Result<BTreeMap<u64, (String, Vec<Stri
         .collect())
 }
 
-/// The first start of a new cluster.
-async fn found(config: &Config, env: &dyn Env) -> Result<DataIdentity, Error> {
-    let members = configured_members(config)?;
-    let me = members.iter().find(|(_, (name, _))| *name == config.name).map(|(id, _)| *id).ok_or_else(|| {
+/// This member among those of the configuration.
+pub(crate) fn local_member(config: &Config, members: &ConfiguredMembers) -> Result<u64, Error> {
+    members.iter().find(|(_, (name, _))| *name == config.name).map(|(id, _)| *id).ok_or_else(|| {
         Error::Fatal(format!(
             "couldn't find local name {:?} in the initial cluster configuration: put {}=<peer URL> into --initial-cluster",
             config.name, config.name
         ))
-    })?;
+    })
+}
+
+/// The first start of a new cluster.
+async fn found(config: &Config, env: &dyn Env) -> Result<DataIdentity, Error> {
+    let members = configured_members(config)?;
+    let me = local_member(config, &members)?;
     let cluster = cluster_id(members.keys().copied());
     for (id, (name, urls)) in members.iter().filter(|(id, _)| **id != me) {
         let Ok(info) = Peers::cluster_info(env, urls, ASK_PEERS_TIMEOUT).await else { continue };
@@ -204,7 +235,7 @@ fn refuse_if_started(info: &pb::ClusterInfoReply, me: u64) -> Result<(), Error> 
     }
 }
 
-fn new_identity(
+pub(crate) fn new_identity(
     config: &Config,
     env: &dyn Env,
     cluster_id: u64,

@@ -54,6 +54,9 @@ pub struct Config {
     pub pre_vote: bool,
     /// Refuse a membership change that would cost the quorum.
     pub strict_reconfig_check: bool,
+    /// Make this member, which has data, a cluster of one. Carried out once; then ignored until the member was started
+    /// without it.
+    pub force_new_cluster: bool,
     /// Most learners at a time.
     pub learners_max: usize,
     /// The storage engine.
@@ -128,6 +131,7 @@ impl Default for Config {
             election_timeout: Duration::from_millis(1000),
             pre_vote: true,
             strict_reconfig_check: true,
+            force_new_cluster: false,
             learners_max: 1,
             engine: EngineKind::Redb,
             engine_cache_bytes: 32 << 20,

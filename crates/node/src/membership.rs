@@ -22,6 +22,9 @@ const PROMOTE_INTERVAL: Duration = Duration::from_millis(100);
 /// How long a leader that is to be removed tries to hand over.
 const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// A member that has answered within so many election timeouts is there.
+const ACTIVE_ELECTIONS: u32 = 2;
+
 /// How long to wait for another change to finish.
 const BUSY_PAUSE: Duration = Duration::from_millis(50);
 
@@ -69,8 +72,14 @@ async fn add(group: &Group, config: &Config, add: pb::MemberAdd) -> Result<(u64,
     if add.learner && now.iter().filter(|m| m.is_learner).count() >= config.learners_max {
         return Err(Error::TooManyLearners);
     }
-    if !add.learner && config.strict_reconfig_check && !may_add_voter(&now) {
-        return Err(Error::NotEnoughStartedMembers);
+    if !add.learner && config.strict_reconfig_check {
+        if !may_add_voter(&now) {
+            return Err(Error::NotEnoughStartedMembers);
+        }
+        let is_active = active(group, config);
+        if !now.iter().filter(|m| !m.is_learner).all(|m| is_active(m.id.get())) {
+            return Err(Error::UnhealthyCluster);
+        }
     }
     let time_s = group.state.env.wall_clock_ms() / 1000;
     let id = crate::bootstrap::member_id(&add.peer_urls, &config.initial_cluster_token, Some(time_s));
@@ -91,10 +100,16 @@ pub(crate) fn heir(group: &Group, me: u64) -> Option<u64> {
 
 async fn remove(group: &Group, config: &Config, id: u64) -> Result<u64, Error> {
     let member = find(group, id)?;
-    if config.strict_reconfig_check && member.voter && !may_remove_voter(&members(group)?, id) {
-        return Err(Error::NotEnoughStartedMembers);
-    }
     let me = group.state.member.get();
+    if config.strict_reconfig_check && member.voter {
+        let now = members(group)?;
+        if !may_remove_voter(&now, id) {
+            return Err(Error::NotEnoughStartedMembers);
+        }
+        if !leaves_active_quorum(&now, id, active(group, config)) {
+            return Err(Error::UnhealthyCluster);
+        }
+    }
     if id == me {
         // A leader cannot see its own removal through: another one does it.
         if let Some(heir) = heir(group, me) {
@@ -147,6 +162,14 @@ fn refuse_url_in_use(members: &[Member], urls: &[String], except: Option<u64>) -
     if in_use { Err(Error::PeerUrlExists) } else { Ok(()) }
 }
 
+/// Tells which members are there, as far as the leader knows.
+fn active(group: &Group, config: &Config) -> impl Fn(u64) -> bool + use<> {
+    let me = group.state.member.get();
+    let answered = group.raft.since_answer();
+    let recent = config.election_timeout * ACTIVE_ELECTIONS;
+    move |id| id == me || answered.get(&id).is_some_and(|since| *since <= recent)
+}
+
 /// etcd's strict check: with one more voter that has not started, do those that have still make a quorum?
 fn may_add_voter(members: &[Member]) -> bool {
     let (voters, started) = count(members, None);
@@ -158,6 +181,14 @@ fn may_add_voter(members: &[Member]) -> bool {
 fn may_remove_voter(members: &[Member], id: u64) -> bool {
     let (voters, started) = count(members, Some(id));
     voters > 0 && started > voters / 2
+}
+
+/// Whether those that answer are a quorum of those that are left when `id` is gone. One that does not answer is no part of the
+/// active quorum: it may go in any case.
+fn leaves_active_quorum(members: &[Member], id: u64, is_active: impl Fn(u64) -> bool) -> bool {
+    let left = members.iter().filter(|m| !m.is_learner && m.id.get() != id);
+    let active = left.clone().filter(|m| is_active(m.id.get())).count();
+    !is_active(id) || active > left.count() / 2
 }
 
 fn count(members: &[Member], except: Option<u64>) -> (usize, usize) {
@@ -190,7 +221,8 @@ async fn retry<F: Future<Output = Result<u64, ProposeError>>>(change: impl Fn() 
     tokio::time::timeout(Duration::from_secs(7), attempts).await.unwrap_or(Err(Error::Timeout))
 }
 
-/// Promotes members that were added as voters, on the leader, as they catch up. Runs until the group is gone.
+/// Sees membership changes through, on the leader: promotes members that were added as voters as they catch up, and forgets
+/// those that are gone. Runs until the group is gone itself.
 pub(crate) async fn run_promoter(group: Weak<Group>) {
     loop {
         tokio::time::sleep(PROMOTE_INTERVAL).await;
@@ -201,6 +233,9 @@ pub(crate) async fn run_promoter(group: Weak<Group>) {
         if let Err(error) = promote_ready(&group).await {
             tracing::debug!(%error, "cannot promote a member yet");
         }
+        if let Err(error) = forget_gone(&group).await {
+            tracing::debug!(%error, "cannot forget a member yet");
+        }
     }
 }
 
@@ -209,6 +244,22 @@ async fn promote_ready(group: &Arc<Group>) -> Result<(), Error> {
     for member in waiting.filter(|m| caught_up(group, m.id)) {
         tracing::info!(member = format!("{:x}", member.id), "the new member has caught up: it becomes a voter");
         group.raft.add_voters(BTreeSet::from([member.id])).await.map_err(|_| Error::LeaderChanged)?;
+    }
+    Ok(())
+}
+
+/// Forgets members that are not in the membership any more and are not forgotten yet: their removal was interrupted between
+/// the two, or `--force-new-cluster` dropped them.
+async fn forget_gone(group: &Arc<Group>) -> Result<(), Error> {
+    let there: BTreeSet<u64> = raft_members(group)?.into_iter().map(|member| member.id).collect();
+    for (member, _) in group.state.store.members() {
+        if !there.contains(&member.get()) {
+            tracing::info!(
+                member = format!("{:x}", member.get()),
+                "the member is gone for good: its id is not used again"
+            );
+            group.write(Command::MemberForget { member }).await?;
+        }
     }
     Ok(())
 }
@@ -244,5 +295,20 @@ mod tests {
         assert!(may_remove_voter(&members(3, 0), 1));
         assert!(!may_remove_voter(&members(2, 1), 1), "the other has not started");
         assert!(may_remove_voter(&members(2, 1), 3));
+    }
+
+    #[test]
+    fn who_answers_is_not_removed_if_the_others_could_not_decide() {
+        // (voters, how many of them answer) -> may one that answers be removed?
+        for (voters, answering, expected) in
+            [(1, 1, false), (2, 2, true), (3, 3, true), (3, 2, false), (4, 3, true), (5, 3, false), (5, 4, true)]
+        {
+            let is_active = |id: u64| id <= answering;
+            assert_eq!(leaves_active_quorum(&members(voters, 0), 1, is_active), expected, "{answering} of {voters}");
+            assert!(
+                leaves_active_quorum(&members(voters, 0), answering + 1, is_active),
+                "one that is away, of {voters}"
+            );
+        }
     }
 }

@@ -685,13 +685,17 @@ impl Node {
     /// `docs/STORAGE-FORMAT.md`.
     ///
     /// # Errors
-    /// [`Error::Fatal`] if the disk fails.
+    /// [`Error::Fatal`] if the disk fails; [`Error::TooManyRequests`] if as much of this kind is under way.
     pub async fn snapshot(&self) -> Result<SnapshotReader, Error> {
         self.check_running()?;
         self.check_root()?;
-        let store = &self.running.group.state.store;
-        let expected_bytes = store.engine_usage().map_err(storage_error)?.used_bytes;
-        Ok(SnapshotReader::new(store.export(), expected_bytes))
+        let store = self.running.group.state.store.clone();
+        // It walks over the whole index.
+        self.on_thread("quorate-snapshot", move || {
+            let expected_bytes = store.engine_usage().map_err(storage_error)?.used_bytes;
+            Ok(SnapshotReader::new(store.export(), expected_bytes))
+        })
+        .await?
     }
 
     /// Whether a leader is there, as far as this member can tell. A leader that has lost its quorum does not count.

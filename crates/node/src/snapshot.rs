@@ -22,7 +22,7 @@ pub const SNAPSHOT_MAGIC: &[u8; 8] = b"QRTSNAP1";
 const BLOCK_BYTES: usize = 256 << 10;
 
 /// The file's size is a multiple of this.
-const PADDING: usize = 512;
+pub(crate) const PADDING: usize = 512;
 
 pub(crate) fn encode_record(record: &Record) -> Bytes {
     let mut out = Vec::with_capacity(64 + record.payload_bytes());

@@ -9,7 +9,7 @@ use crate::raft::{MemberNode, RaftOptions};
 use crate::service::{self, Service};
 use crate::versions::VersionMonitor;
 use crate::watch::WatchOptions;
-use crate::{Config, Error, membership};
+use crate::{Config, Error, disaster, membership};
 use parking_lot::Mutex;
 use quorate_core::{Command, GroupId, MemberAttributes, MemberId};
 use quorate_proto::peer_v1 as pb;
@@ -58,7 +58,7 @@ pub(crate) async fn start(config: Config, env: Arc<dyn Env>) -> Result<Arc<Runni
     check(&config)?;
     let lock = take_directory(&config, env.as_ref())?;
     let (identity, fresh) = bootstrap::identity(&config, env.as_ref()).await?;
-    let wal_dir = config.wal_dir.clone().unwrap_or_else(|| config.data_dir.join("wal"));
+    let wal_dir = wal_dir(&config);
     if !fresh {
         bootstrap::refuse_lost_log(env.as_ref(), &wal_dir)?;
     }
@@ -67,6 +67,7 @@ pub(crate) async fn start(config: Config, env: Arc<dyn Env>) -> Result<Arc<Runni
         bootstrap::keep(&config, env.as_ref(), &identity)?;
     }
     let store = open_store(&config, env.as_ref())?;
+    disaster::apply_flag(&config, env.as_ref(), &identity, &wal, &store).await?;
     let stopped = watch::Sender::new(None);
     let known = store.clone();
     let known_directory: peer::KnownDirectory = Arc::new(move |member| {
@@ -105,7 +106,9 @@ pub(crate) async fn start(config: Config, env: Arc<dyn Env>) -> Result<Arc<Runni
         hashing: hashing.clone(),
     });
     let mut tasks = listen(&config, env.as_ref(), &service).await?;
-    if fresh && !identity.initial_members.is_empty() {
+    // Not only at the first start: a member that ended between keeping its identity and this point would never begin. Where there
+    // is a log or a vote, it changes nothing.
+    if !identity.initial_members.is_empty() {
         let members = identity.initial_members.iter();
         let nodes = members.map(|(id, urls)| (*id, MemberNode { peer_urls: urls.clone(), promote: false })).collect();
         group.raft.initialize(nodes).await.map_err(Error::Fatal)?;
@@ -188,7 +191,7 @@ fn check(config: &Config) -> Result<(), Error> {
     Ok(())
 }
 
-fn take_directory(config: &Config, env: &dyn Env) -> Result<Box<dyn Send + Sync>, Error> {
+pub(crate) fn take_directory(config: &Config, env: &dyn Env) -> Result<Box<dyn Send + Sync>, Error> {
     let dir = &config.data_dir;
     let fail =
         |error: &std::io::Error| Error::Fatal(format!("{}: cannot use the data directory: {error}", dir.display()));
@@ -205,9 +208,14 @@ fn take_directory(config: &Config, env: &dyn Env) -> Result<Box<dyn Send + Sync>
     })
 }
 
-fn open_wal(config: &Config, dir: PathBuf, identity: &DataIdentity, env: &Arc<dyn Env>) -> Result<Wal, Error> {
+/// Where the write-ahead log is.
+pub(crate) fn wal_dir(config: &Config) -> PathBuf {
+    config.wal_dir.clone().unwrap_or_else(|| config.data_dir.join("wal"))
+}
+
+pub(crate) fn wal_options(config: &Config, dir: PathBuf, identity: &DataIdentity, env: &Arc<dyn Env>) -> WalOptions {
     let clock = env.clone();
-    let options = WalOptions {
+    WalOptions {
         segment_bytes: config.wal_segment_bytes,
         cache_bytes: WAL_CACHE_BYTES,
         no_fsync: config.unsafe_no_fsync,
@@ -215,7 +223,11 @@ fn open_wal(config: &Config, dir: PathBuf, identity: &DataIdentity, env: &Arc<dy
         clock: Some(Arc::new(move || clock.monotonic())),
         fsync_observer: config.fsync_observer.clone().map(|observer| observer.0),
         ..WalOptions::new(dir)
-    };
+    }
+}
+
+fn open_wal(config: &Config, dir: PathBuf, identity: &DataIdentity, env: &Arc<dyn Env>) -> Result<Wal, Error> {
+    let options = wal_options(config, dir, identity, env);
     let fatal = env.clone();
     let on_fatal = Arc::new(move |error: &quorate_wal::WalError| fatal.fatal(&error.to_string()));
     let (wal, writer, preparer) = Wal::open(env.disk(), options, on_fatal).map_err(|e| Error::Fatal(e.to_string()))?;
@@ -224,7 +236,7 @@ fn open_wal(config: &Config, dir: PathBuf, identity: &DataIdentity, env: &Arc<dy
     Ok(wal)
 }
 
-fn open_store(config: &Config, env: &dyn Env) -> Result<Arc<Store>, Error> {
+pub(crate) fn open_store(config: &Config, env: &dyn Env) -> Result<Arc<Store>, Error> {
     let engine_config = EngineConfig { cache_bytes: config.engine_cache_bytes };
     let engine =
         env.open_engine(config.engine, &config.data_dir, engine_config).map_err(|e| Error::Fatal(e.to_string()))?;

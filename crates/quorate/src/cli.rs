@@ -17,9 +17,10 @@ use crate::failure::{Exit, Failure};
 use crate::kv::{CompactionArgs, DelArgs, GetArgs, PutArgs};
 use crate::lease::LeaseCommand;
 use crate::lock::LockArgs;
-use crate::maintenance::{AlarmCommand, DefragArgs, DowngradeCommand, MoveLeaderArgs, SnapshotCommand};
+use crate::maintenance::{AlarmCommand, DefragArgs, DowngradeCommand, MoveLeaderArgs};
 use crate::member::MemberCommand;
 use crate::print::{line, write};
+use crate::snapshot::SnapshotCommand;
 use crate::txn::TxnArgs;
 use crate::watch::WatchArgs;
 
@@ -161,10 +162,10 @@ enum Commands {
     Alarm(AlarmCommand),
 
     /// Give unused storage of the endpoints back
-    #[command(after_help = "Example:\n  quorate defrag --cluster")]
+    #[command(after_help = "Examples:\n  quorate defrag --cluster\n  quorate defrag --data-dir /var/lib/quorate")]
     Defrag(DefragArgs),
 
-    /// Copy the storage of a member
+    /// Copy the storage of a member to a file, check the file, and make a new cluster from it
     #[command(subcommand)]
     Snapshot(SnapshotCommand),
 
@@ -332,7 +333,7 @@ mod tests {
         let command = command();
         let mut ours: Vec<&str> = command.get_arguments().filter_map(clap::Arg::get_long).collect();
         ours.sort_unstable();
-        ours.retain(|name| *name != "version");
+        ours.retain(|name| *name != "version" && *name != "discovery-srv-server");
         assert_eq!(ours, etcdctl);
     }
 

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use clap::builder::{OsStr as ArgValue, TypedValueParser};
 use clap::{ArgAction, Args, Command};
 use quorate_client::{Client, ConnectOptions, TlsOptions};
+use quorate_server::Discovery;
 
 use crate::failure::{Exit, Failure};
 use crate::golang;
@@ -88,13 +89,17 @@ pub struct GlobalOptions {
     #[arg(long, global = true, value_name = "FILE")]
     pub cacert: Option<String>,
 
-    /// Domain whose SRV records name the members (not there yet)
+    /// Domain whose SRV records name the members, instead of --endpoints
     #[arg(short, long, global = true, value_name = "DOMAIN", hide_short_help = true)]
     pub discovery_srv: Option<String>,
 
-    /// Service name in the SRV records (not there yet)
+    /// Suffix of the services that the SRV records are of
     #[arg(long, global = true, value_name = "NAME", hide_short_help = true)]
     pub discovery_srv_name: Option<String>,
+
+    /// address:port of the DNS server to ask for them, such as Consul's; the system's by default
+    #[arg(long, global = true, value_name = "ADDRESS", hide_short_help = true)]
+    pub discovery_srv_server: Option<String>,
 
     /// Accept SRV records of members without TLS
     #[arg(long, global = true, action = ArgAction::Set, default_value = "true", default_missing_value = "true",
@@ -115,12 +120,35 @@ pub struct Context {
 impl Context {
     /// A client for all endpoints.
     pub async fn client(&self) -> Result<Client, Failure> {
-        self.client_of(&self.options.endpoints).await
+        self.client_of(&self.endpoints().await?).await
+    }
+
+    /// The client addresses of the members: as SRV records have them, if a domain is given, else as the user gave them.
+    pub async fn endpoints(&self) -> Result<Vec<String>, Failure> {
+        let options = &self.options;
+        let Some(domain) = options.discovery_srv.clone().filter(|domain| !domain.is_empty()) else {
+            return Ok(options.endpoints.clone());
+        };
+        let discovery = Discovery {
+            domain,
+            service_name: options.discovery_srv_name.clone().unwrap_or_default(),
+            server: options.discovery_srv_server.clone().unwrap_or_default(),
+        };
+        let mut found = discovery.clients().await.map_err(Failure::arguments)?;
+        if !options.insecure_discovery {
+            found.retain(|url| {
+                let secure = !url.starts_with("http://");
+                if !secure {
+                    eprintln!("ignoring discovered insecure endpoint {url:?}");
+                }
+                secure
+            });
+        }
+        Ok(if found.is_empty() { options.endpoints.clone() } else { found })
     }
 
     /// A client for some endpoints.
     pub async fn client_of(&self, endpoints: &[String]) -> Result<Client, Failure> {
-        self.refuse_what_is_not_there_yet()?;
         let options = &self.options;
         let ping_interval = options.keepalive_time.max(Duration::from_secs(10));
         let mut connect = ConnectOptions::new()
@@ -148,15 +176,6 @@ impl Context {
     /// Prints an answer.
     pub fn show(&self, reply: Reply<'_>) -> Result<(), Failure> {
         self.printer().show(reply)
-    }
-
-    fn refuse_what_is_not_there_yet(&self) -> Result<(), Failure> {
-        let options = &self.options;
-        if options.discovery_srv.is_some() || options.discovery_srv_name.is_some() {
-            let what = "discovery by SRV records is not there yet: name the members with --endpoints";
-            return Err(Failure::new(Exit::BadFeature, what));
-        }
-        Ok(())
     }
 
     /// TLS, if an option asks for it. As with etcdctl, `--insecure-skip-tls-verify` alone does not: `https` or another does.

@@ -61,7 +61,7 @@ impl ScopeArgs {
     /// The endpoints to ask, as they are shown.
     pub async fn endpoints(&self, context: &Context) -> Result<Vec<String>, Failure> {
         if !self.cluster {
-            return Ok(context.options.endpoints.clone());
+            return context.endpoints().await;
         }
         let request = MemberListRequest { linearizable: true };
         let response = context.client().await?.cluster().member_list(request).await.map_err(|error| {

@@ -1,9 +1,6 @@
-//! `alarm`, `defrag`, `snapshot save`, `move-leader` and `downgrade`.
+//! `alarm`, `defrag`, `move-leader` and `downgrade`.
 
-use std::fs::{self, File};
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use quorate_proto::etcdserverpb::alarm_request::AlarmAction;
@@ -15,9 +12,6 @@ use crate::endpoint::ScopeArgs;
 use crate::failure::{Exit, Failure, describe};
 use crate::golang::parse_uint;
 use crate::print::{Reply, line};
-
-/// A snapshot takes as long as it takes, unless the user says otherwise.
-const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 
 /// The commands about alarms.
 #[derive(Debug, Clone, Subcommand)]
@@ -81,11 +75,20 @@ impl AlarmCommand {
 pub struct DefragArgs {
     #[command(flatten)]
     scope: ScopeArgs,
+
+    /// Defragment the data directory of a member that does not run, instead of asking members
+    #[arg(long, value_name = "DIR", conflicts_with = "cluster")]
+    data_dir: Option<PathBuf>,
 }
 
 impl DefragArgs {
-    /// Defragments one endpoint after the other.
+    /// Defragments one endpoint after the other, or a directory.
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
+        if let Some(dir) = &self.data_dir {
+            return quorate_server::offline::defragment(dir).map_err(|error| {
+                Failure::new(Exit::Error, format!("Failed to defragment etcd data[{}] ({error})", dir.display()))
+            });
+        }
         let client = context.client().await?;
         let mut failed = false;
         for endpoint in self.scope.endpoints(context).await? {
@@ -115,9 +118,9 @@ impl MoveLeaderArgs {
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
         let target = self.target.ok_or_else(|| Failure::arguments("move-leader command needs 1 argument"))?;
         let target = parse_uint(&target, 16)?;
-        let endpoints = &context.options.endpoints;
+        let endpoints = context.endpoints().await?;
         let client = context.client().await?;
-        for endpoint in endpoints {
+        for endpoint in &endpoints {
             let pinned = client.at(endpoint).map_err(|error| Failure::arguments(error.to_string()))?;
             let status = pinned.maintenance().status(StatusRequest {}).await;
             let status = status.map_err(|error| Failure::call(&error))?;
@@ -188,74 +191,4 @@ impl DowngradeCommand {
         let response = response.map_err(|error| Failure::call(&error))?;
         context.show(Reply::Downgrade { action: name, response: &response })
     }
-}
-
-/// The commands about copies of the storage.
-#[derive(Debug, Clone, Subcommand)]
-pub enum SnapshotCommand {
-    /// Write a copy of a member's storage to a file
-    #[command(after_help = "Example:\n  quorate snapshot save backup.db")]
-    Save(SaveArgs),
-}
-
-/// Arguments of `snapshot save`.
-#[derive(Debug, Clone, Default, Args)]
-pub struct SaveArgs {
-    /// File to write
-    #[arg(value_name = "FILE")]
-    path: Option<PathBuf>,
-}
-
-impl SnapshotCommand {
-    /// Runs the command.
-    pub async fn run(self, context: &Context) -> Result<(), Failure> {
-        let SnapshotCommand::Save(SaveArgs { path }) = self;
-        let path = path.ok_or_else(|| Failure::arguments("snapshot save expects one argument"))?;
-        let [endpoint] = context.options.endpoints.as_slice() else {
-            let message = "snapshot must be requested to one selected node, not multiple";
-            return Err(Failure::new(Exit::Interrupted, message));
-        };
-        let client = context.client_of(std::slice::from_ref(endpoint)).await?;
-        let timeout = match context.command_timeout_is_chosen {
-            true => context.options.command_timeout,
-            false => SNAPSHOT_TIMEOUT,
-        };
-        let part = part_of(&path);
-        let saved = tokio::time::timeout(timeout, save(&client.with_timeout(timeout), &part)).await;
-        let saved = saved.unwrap_or_else(|_| Err("context deadline exceeded".to_owned()));
-        let saved = saved.and_then(|()| {
-            fs::rename(&part, &path)
-                .map_err(|error| format!("could not rename {} to {} ({error})", part.display(), path.display()))
-        });
-        if let Err(message) = saved {
-            // Nothing to clean up if the file could not even be made.
-            let _ = fs::remove_file(&part);
-            return Err(Failure::new(Exit::Interrupted, message));
-        }
-        line(format_args!("Snapshot saved at {}", path.display()))
-    }
-}
-
-fn part_of(path: &Path) -> PathBuf {
-    let mut part = path.as_os_str().to_owned();
-    part.push(".part");
-    part.into()
-}
-
-/// Writes the stream to a file and makes it durable.
-async fn save(client: &quorate_client::Client, path: &Path) -> Result<(), String> {
-    let shown = path.display();
-    let mut file = File::create(path).map_err(|error| format!("could not open {shown} ({error})"))?;
-    let failed = |error: std::io::Error| format!("could not write {shown} ({error})");
-    let stream = client.maintenance().snapshot(SnapshotRequest {}).await;
-    let mut stream = stream.map_err(|error| describe(&error))?;
-    let mut remaining = 0;
-    while let Some(chunk) = stream.message().await.map_err(|status| status.message().to_owned())? {
-        file.write_all(&chunk.blob).map_err(failed)?;
-        remaining = chunk.remaining_bytes;
-    }
-    if remaining > 0 {
-        return Err(format!("the snapshot ended {remaining} bytes too early"));
-    }
-    file.sync_all().map_err(failed)
 }

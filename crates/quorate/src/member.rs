@@ -1,4 +1,4 @@
-//! `member list`, `add`, `remove`, `update` and `promote`.
+//! `member list`, `add`, `remove`, `update` and `promote`; `replace` is in a file of its own.
 
 use clap::{Args, Subcommand};
 use quorate_proto::etcdserverpb::*;
@@ -7,6 +7,7 @@ use crate::context::Context;
 use crate::failure::Failure;
 use crate::golang::{parse_uint, quote};
 use crate::print::{Format, Reply, line};
+use crate::replace::ReplaceArgs;
 
 /// The commands about membership.
 #[derive(Debug, Clone, Subcommand)]
@@ -26,6 +27,13 @@ pub enum MemberCommand {
     /// Make a learner a voter
     #[command(after_help = "Example:\n  quorate member promote 8e9e05c52164694d")]
     Promote(IdArgs),
+    /// Put a new member in the place of one that is lost, and print how to start it
+    #[command(
+        override_usage = "quorate member replace [OPTIONS] --peer-urls <URLS> <MEMBER_ID> [NAME]",
+        after_help = "Refuses if the member answers, or if the quorum is lost. If it is interrupted, run it again.\n\nExample:\n  \
+                      quorate member replace 8e9e05c52164694d n4 --peer-urls=http://10.0.0.4:2380"
+    )]
+    Replace(ReplaceArgs),
 }
 
 /// Arguments of `member add`.
@@ -68,13 +76,18 @@ pub struct UpdateArgs {
 
 impl IdArgs {
     fn parse(&self) -> Result<u64, Failure> {
-        let id = self.id.as_deref().ok_or_else(|| Failure::arguments("member ID is not provided"))?;
-        parse_uint(id, 16)
-            .map_err(|error| Failure::arguments(format!("bad member ID arg ({error}), expecting ID in Hex")))
+        parse_id(self.id.as_deref())
     }
 }
 
-fn split_urls(urls: &str) -> Result<Vec<String>, Failure> {
+/// The id of a member, in hexadecimal.
+pub fn parse_id(id: Option<&str>) -> Result<u64, Failure> {
+    let id = id.ok_or_else(|| Failure::arguments("member ID is not provided"))?;
+    parse_uint(id, 16).map_err(|error| Failure::arguments(format!("bad member ID arg ({error}), expecting ID in Hex")))
+}
+
+/// The peer URLs of a member.
+pub fn split_urls(urls: &str) -> Result<Vec<String>, Failure> {
     if urls.is_empty() {
         return Err(Failure::arguments("member peer urls not provided"));
     }
@@ -104,6 +117,7 @@ impl MemberCommand {
                 let response = response.map_err(|error| Failure::call(&error))?;
                 context.show(Reply::MemberUpdate { id, response: &response })
             }
+            MemberCommand::Replace(args) => args.run(context).await,
             MemberCommand::Promote(args) => {
                 let id = args.parse()?;
                 let response = context.client().await?.cluster().member_promote(MemberPromoteRequest { id }).await;
@@ -130,15 +144,19 @@ async fn add(args: AddArgs, context: &Context) -> Result<(), Failure> {
     }
 
     let new_id = response.member.as_ref().map_or(0, |member| member.id);
-    let name_of = |member: &Member| if member.id == new_id { name.clone() } else { member.name.clone() };
-    let entries = response.members.iter().flat_map(|member| {
-        let name = name_of(member);
+    line("")?;
+    print_start(&name, new_id, &response.members, &args.peer_urls)
+}
+
+/// Prints the environment to start a new member in.
+pub fn print_start(name: &str, new_id: u64, members: &[Member], peer_urls: &str) -> Result<(), Failure> {
+    let entries = members.iter().flat_map(|member| {
+        let name = if member.id == new_id { name } else { &member.name };
         member.peer_urls.iter().map(move |url| format!("{name}={url}"))
     });
     let cluster = entries.collect::<Vec<String>>().join(",");
-    line("")?;
     line(format_args!("ETCD_NAME={}", quote(name.as_bytes())))?;
     line(format_args!("ETCD_INITIAL_CLUSTER={}", quote(cluster.as_bytes())))?;
-    line(format_args!("ETCD_INITIAL_ADVERTISE_PEER_URLS={}", quote(args.peer_urls.as_bytes())))?;
+    line(format_args!("ETCD_INITIAL_ADVERTISE_PEER_URLS={}", quote(peer_urls.as_bytes())))?;
     line("ETCD_INITIAL_CLUSTER_STATE=\"existing\"")
 }

@@ -9,6 +9,8 @@ mod compactor;
 mod config;
 mod connection;
 mod convert;
+mod discovery;
+mod dns;
 mod error;
 mod grpc;
 mod http;
@@ -19,6 +21,7 @@ mod listen;
 mod log;
 mod metrics;
 mod notify;
+pub mod offline;
 mod rotate;
 mod run;
 mod service;
@@ -34,6 +37,7 @@ pub use config::flags::command;
 pub use config::{
     CertificateSource, DumpFormat, Endpoint, Limits, LogFormat, LogOutput, ServerConfig, TlsConfig, check, dump,
 };
+pub use discovery::Discovery;
 pub use error::StartError;
 pub use listen::Serves;
 pub use rotate::Rotation;

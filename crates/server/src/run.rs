@@ -85,6 +85,7 @@ impl Server {
     /// # Errors
     /// What cannot be, an address that cannot be listened on, or a node that does not start.
     pub async fn start(mut config: ServerConfig) -> Result<Self, StartError> {
+        config.discover().await?;
         config.check_first_start()?;
         for warning in &config.warnings {
             tracing::warn!("{warning}");

@@ -34,7 +34,7 @@ pub use engine::{Batch, DiskSpace, Engine, EngineConfig, EngineKind, EngineUsage
 pub use error::{EngineError, StorageError};
 pub use hash::{HashKv, Hasher};
 pub use maintenance::{DrainReport, Progress};
-pub use snapshot::{Exporter, Installer, SnapshotMeta};
+pub use snapshot::{Exporter, Installer, NewCluster, SnapshotMeta};
 pub use store::{Applied, Metrics, Store, StoreConfig, Writer};
 pub use view::ReadView;
 

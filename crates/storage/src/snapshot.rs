@@ -25,7 +25,7 @@ const BATCH_BYTES: usize = 4 << 20;
 const KEYS_PER_LOOK: usize = 4096;
 
 /// Everything of a snapshot but the records.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SnapshotMeta {
     /// The log entry whose outcome the snapshot is.
     pub applied: Applied,
@@ -71,6 +71,11 @@ impl SnapshotMeta {
         Self::parse(content).ok_or_else(bad)
     }
 
+    /// How many rows of the small tables belong to it.
+    pub fn table_rows(&self) -> u64 {
+        self.tables.rows().count() as u64
+    }
+
     fn parse(content: &[u8]) -> Option<Self> {
         let mut row = Decoder::new(content);
         row.u32()?;
@@ -88,6 +93,41 @@ impl SnapshotMeta {
         }
         row.end()?;
         Some(meta)
+    }
+}
+
+/// What a new cluster that begins with the data of a snapshot has of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewCluster {
+    /// The log position that its log begins behind.
+    pub applied: Applied,
+    /// Its membership, as [`crate::Writer::set_membership`] takes it.
+    pub membership: Bytes,
+    /// How far its first revision is ahead of the snapshot's newest. If it is, everything before counts as compacted: a
+    /// watcher or a reader that knew a later state of the old cluster is told so, and never sees a revision twice with
+    /// another content.
+    pub revision_bump: u64,
+}
+
+impl SnapshotMeta {
+    /// What the snapshot's state becomes in a new cluster. The old members are not among its members, so what they told of
+    /// themselves, and that some of them were removed, is dropped; leases, alarms and everything else stay.
+    fn begin_anew(&self, new: NewCluster) -> Result<Self> {
+        let mut after = self.clone();
+        after.applied = new.applied;
+        after.membership = new.membership;
+        after.tables.members.clear();
+        after.tables.forgotten.clear();
+        if new.revision_bump > 0 {
+            let bumped = i64::try_from(new.revision_bump).ok().and_then(|bump| self.revision.get().checked_add(bump));
+            let revision = bumped.ok_or_else(|| {
+                let what = format!("revision {} plus {} is beyond what there is", self.revision, new.revision_bump);
+                rows::corrupt(b"snapshot", &what)
+            })?;
+            after.revision = Revision::new(revision);
+            after.compacted = after.revision;
+        }
+        Ok(after)
     }
 }
 
@@ -237,7 +277,18 @@ impl Installer {
 
     /// Checks that all is there, switches to the snapshot, and makes it durable. What was committed and is not in the
     /// snapshot is gone. Waits for the writer, if there is one. Blocks on the disk.
-    pub fn finish(mut self, meta: &SnapshotMeta) -> Result<Applied> {
+    pub fn finish(self, meta: &SnapshotMeta) -> Result<Applied> {
+        self.finish_as(meta, meta)
+    }
+
+    /// As [`Installer::finish`], and makes it the beginning of a new cluster.
+    pub fn finish_as_new(self, meta: &SnapshotMeta, new: NewCluster) -> Result<Applied> {
+        let after = meta.begin_anew(new)?;
+        self.finish_as(meta, &after)
+    }
+
+    /// `meta` is what the records must fit, `after` the state that they become.
+    fn finish_as(mut self, meta: &SnapshotMeta, after: &SnapshotMeta) -> Result<Applied> {
         let newest = self.pending.take();
         let newest_revision = newest.as_ref().map_or(Revision::INITIAL, |record| record.rev.main);
         let dense = meta.revision > meta.compacted;
@@ -255,18 +306,19 @@ impl Installer {
         let mut state = GroupState {
             generation: self.keys.generation,
             generation_next: 0,
-            applied: meta.applied,
-            revision: meta.revision,
-            compacted: meta.compacted,
+            applied: after.applied,
+            revision: after.revision,
+            compacted: after.compacted,
+            // If more is compacted afterwards than the records say, the owner's compaction removes it.
             compaction: CompactionState { done: meta.compacted, target: meta.compacted, next: Rev::default() },
-            checkpoint: meta.revision,
+            checkpoint: after.revision,
             index: Census::default(),
             system: Census::default(),
-            membership: meta.membership.clone(),
+            membership: after.membership.clone(),
         };
         state.index = self.write_index()?;
         let mut system_rows = BTreeSet::new();
-        for (name, content) in meta.tables.rows() {
+        for (name, content) in after.tables.rows() {
             let rest = name.encode();
             let key = self.keys.system(&rest);
             let row = rows::seal(&key, &content);
@@ -275,7 +327,7 @@ impl Installer {
             system_rows.insert(name);
         }
         self.write()?;
-        self.switch(state, system_rows, meta)
+        self.switch(state, system_rows, after)
     }
 
     /// Writes the checkpoint's rows.

@@ -346,6 +346,10 @@ impl Disk for FaultDisk {
         Ok(self.handle(&mut machine, file))
     }
 
+    fn open_read(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        self.open(path)
+    }
+
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
         let mut machine = self.machine.lock();
         let cut = machine.operate()?;

@@ -143,6 +143,25 @@ pub(super) fn decode_membership(bytes: &[u8]) -> io::Result<StoredMembership> {
     stored_membership_from_pb(&pb::Membership::decode(bytes).map_err(invalid)?)
 }
 
+/// The membership that a cluster begins with whose log begins behind `term` and `index`: all vote. As storage keeps it.
+pub(crate) fn first_membership(nodes: BTreeMap<u64, MemberNode>, term: u64, index: u64) -> io::Result<Bytes> {
+    let voters: BTreeSet<u64> = nodes.keys().copied().collect();
+    let membership = Membership::new(vec![voters], nodes).map_err(invalid)?;
+    Ok(encode_membership(&StoredMembership::new(Some(log_id(term, index)), membership)))
+}
+
+/// The log body of a change to a membership in which all of `nodes` vote.
+pub(crate) fn membership_body(nodes: BTreeMap<u64, MemberNode>) -> io::Result<Bytes> {
+    let voters: BTreeSet<u64> = nodes.keys().copied().collect();
+    let membership = Membership::new(vec![voters], nodes).map_err(invalid)?;
+    Ok(entry_to_body(&Entry::new(log_id(0, 0), EntryPayload::Membership(membership))))
+}
+
+/// A vote of `term` for `member`, not granted by anybody, as the log keeps it.
+pub(crate) fn vote_of(term: u64, member: u64) -> Bytes {
+    vote_to_bytes(&Vote::new(term, member))
+}
+
 /// A member as the Raft membership has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RaftMember {

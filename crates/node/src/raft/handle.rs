@@ -276,6 +276,14 @@ impl<H: ApplyHooks> RaftGroup<H> {
         Some(acked.elapsed())
     }
 
+    /// Leader only: how long ago each other member last answered; those that never did are not in it.
+    pub(crate) fn since_answer(&self) -> BTreeMap<u64, Duration> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let answers = metrics.heartbeat.iter().flatten();
+        answers.filter_map(|(id, at)| Some((*id, at.as_ref()?.elapsed()))).collect()
+    }
+
     /// Waits until the state is at least what it was before the restart.
     pub(crate) async fn wait_for_recovery(&self, timeout: Duration) -> bool {
         self.raft.wait_for_recovery(Some(timeout)).await.is_ok()

@@ -64,6 +64,14 @@ impl Fields<'_> {
                     put!(self.out, "\"HashRevision\" : {}\n", response.hash_revision);
                 }
             }
+            Reply::SnapshotStatus(status) => {
+                put!(self.out, "\"Hash\" : {}", status.hash);
+                put!(self.out, "\"Revision\" : {}", status.revision);
+                put!(self.out, "\"Keys\" : {}", status.total_keys);
+                put!(self.out, "\"Size\" : {}", status.total_bytes);
+                // Unlike every other text, etcdutl does not quote this one.
+                put!(self.out, "\"Version\" : {}", status.version);
+            }
             Reply::Alarm(response) => {
                 self.header(&response.header);
                 for alarm in &response.alarms {

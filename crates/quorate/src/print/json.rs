@@ -93,6 +93,13 @@ fn answer(reply: Reply<'_>, hex: bool, o: &mut Object<'_>) {
             header(&response.header, o);
             o.text("version", &response.version);
         }
+        Reply::SnapshotStatus(status) => {
+            o.number_always("hash", status.hash);
+            o.number_always("revision", status.revision);
+            o.number_always("totalKey", status.total_keys);
+            o.number_always("totalSize", status.total_bytes);
+            o.text_always("version", &status.version);
+        }
         // These are arrays.
         Reply::EndpointHealth(_) | Reply::EndpointStatus(_) | Reply::EndpointHashKv(_) => {}
     }

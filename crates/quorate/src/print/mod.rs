@@ -59,6 +59,22 @@ pub enum Reply<'a> {
     Alarm(&'a AlarmResponse),
     MoveLeader { from: u64, to: u64, response: &'a MoveLeaderResponse },
     Downgrade { action: &'static str, response: &'a DowngradeResponse },
+    SnapshotStatus(&'a SnapshotStatus),
+}
+
+/// What is in a snapshot file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotStatus {
+    /// CRC-32C of the file.
+    pub hash: u32,
+    /// The newest revision.
+    pub revision: i64,
+    /// Versions of keys, and rows of other tables.
+    pub total_keys: u64,
+    /// Size of the file.
+    pub total_bytes: u64,
+    /// Version of the storage that it is of.
+    pub version: String,
 }
 
 /// How one endpoint answered a linearizable read.

@@ -32,7 +32,8 @@ pub(super) fn render(reply: Reply<'_>, out: &mut Vec<u8>) -> bool {
         | Reply::LeaseList(_)
         | Reply::EndpointHealth(_)
         | Reply::EndpointStatus(_)
-        | Reply::EndpointHashKv(_) => return false,
+        | Reply::EndpointHashKv(_)
+        | Reply::SnapshotStatus(_) => return false,
     };
     out.extend_from_slice(&encoded);
     true

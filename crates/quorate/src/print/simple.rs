@@ -6,7 +6,7 @@ use quorate_proto::etcdserverpb::response_op::Response;
 use quorate_proto::etcdserverpb::*;
 use quorate_proto::mvccpb::KeyValue;
 
-use super::table::{hash_rows, member_rows, status_rows};
+use super::table::{hash_rows, member_rows, snapshot_rows, status_rows};
 use super::{Printer, Reply, Streams, alarm_name, event_type_name, put};
 use crate::golang;
 
@@ -72,6 +72,7 @@ pub(super) fn render(reply: Reply<'_>, printer: Printer, streams: &mut Streams) 
                 put!(out, "");
             }
         }
+        Reply::SnapshotStatus(status) => render_rows(&snapshot_rows(status), out),
         Reply::MoveLeader { from, to, .. } => put!(out, "Leadership transferred from {from:x} to {to:x}"),
         Reply::Downgrade { action, response } => {
             put!(out, "Downgrade {action} success, cluster version {}", response.version);

@@ -4,7 +4,7 @@ use std::io::Write as _;
 
 use quorate_proto::etcdserverpb::{HashKvResponse, MemberListResponse, StatusResponse};
 
-use super::{EndpointHealth, Reply, put};
+use super::{EndpointHealth, Reply, SnapshotStatus, put};
 use crate::golang;
 
 /// Cells with words are broken to this width.
@@ -13,6 +13,7 @@ const CELL_WIDTH_MAX: usize = 30;
 const MEMBER_TITLES: [&str; 6] = ["ID", "Status", "Name", "Peer Addrs", "Client Addrs", "Is Learner"];
 const HEALTH_TITLES: [&str; 4] = ["endpoint", "health", "took", "error"];
 const HASH_TITLES: [&str; 3] = ["endpoint", "hash", "hash revision"];
+const SNAPSHOT_TITLES: [&str; 5] = ["hash", "revision", "total keys", "total size", "version"];
 const STATUS_TITLES: [&str; 16] = [
     "endpoint",
     "ID",
@@ -39,6 +40,7 @@ pub(super) fn render(reply: Reply<'_>, out: &mut Vec<u8>) -> bool {
         Reply::EndpointHealth(endpoints) => draw(&HEALTH_TITLES, &health_rows(endpoints), out),
         Reply::EndpointStatus(endpoints) => draw(&STATUS_TITLES, &status_rows(endpoints), out),
         Reply::EndpointHashKv(endpoints) => draw(&HASH_TITLES, &hash_rows(endpoints), out),
+        Reply::SnapshotStatus(status) => draw(&SNAPSHOT_TITLES, &snapshot_rows(status), out),
         Reply::Put(_)
         | Reply::Get(_)
         | Reply::Delete(_)
@@ -91,6 +93,16 @@ pub(super) fn hash_rows(endpoints: &[(String, HashKvResponse)]) -> Vec<[String; 
         [endpoint.clone(), response.hash.to_string(), response.hash_revision.to_string()]
     };
     endpoints.iter().map(row).collect()
+}
+
+pub(super) fn snapshot_rows(status: &SnapshotStatus) -> Vec<[String; 5]> {
+    vec![[
+        format!("{:x}", status.hash),
+        status.revision.to_string(),
+        status.total_keys.to_string(),
+        golang::human_bytes(status.total_bytes),
+        status.version.clone(),
+    ]]
 }
 
 pub(super) fn status_rows(endpoints: &[(String, StatusResponse)]) -> Vec<[String; 16]> {

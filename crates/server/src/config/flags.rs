@@ -137,7 +137,7 @@ const fn alias(name: &'static str, kind: Kind, section: Section, of: &'static st
     Flag { name, default: "", kind, section, status: Status::Alias(of), help: "" }
 }
 
-const DISCOVERY: &str = "discovery is not there yet: list the members in --initial-cluster";
+const DISCOVERY: &str = "discovery through another cluster is absent: use --initial-cluster, or --discovery-srv";
 const TRACING: &str = "distributed tracing is not there yet: use --metrics=extensive and the slow-request log";
 const AUTH: &str = "authentication is not there yet: restrict access to the client URLs in the network";
 const ENGINE: &str = "it tunes bbolt, which is not the engine here; see --storage-engine";
@@ -264,8 +264,21 @@ pub const FLAGS: &[Flag] = &[
     not_yet("discovery-password", "", Text, Clustering, DISCOVERY),
     not_yet("discovery-proxy", "", Text, Clustering, DISCOVERY),
     not_yet("discovery-request-timeout", "5s", Duration, Clustering, DISCOVERY),
-    not_yet("discovery-srv", "", Text, Clustering, DISCOVERY),
-    not_yet("discovery-srv-name", "", Text, Clustering, DISCOVERY),
+    used(
+        "discovery-srv",
+        "",
+        Text,
+        Clustering,
+        "Domain whose SRV records name the members, instead of --initial-cluster",
+    ),
+    used("discovery-srv-name", "", Text, Clustering, "Suffix of the services that the SRV records are of"),
+    used(
+        "discovery-srv-server",
+        "",
+        Text,
+        Clustering,
+        "address:port of the DNS server to ask for them, such as Consul's; the system's by default",
+    ),
     not_yet("discovery-token", "", Text, Clustering, DISCOVERY),
     not_yet("discovery-user", "", Text, Clustering, DISCOVERY),
     inert("v2-deprecation", "write-only", Text, Clustering, "there is no v2 store"),
@@ -446,14 +459,20 @@ pub const FLAGS: &[Flag] = &[
     inert("distributed-tracing-sampling-rate", "0", Integer, Tracing, TRACING),
     inert("distributed-tracing-service-name", "etcd", Text, Tracing, TRACING),
     used("unsafe-no-fsync", "false", Bool, Unsafe, "Never wait for the disk: a crash loses data"),
-    not_yet(
+    used(
         "force-new-cluster",
         "false",
         Bool,
         Unsafe,
-        "it is not there yet: restore a snapshot into a new data directory",
+        "Make this member a cluster of one, after the others are lost; done once, then ignored",
     ),
-    not_yet("force-new-cluster-bump-amount", "0", Integer, Unsafe, "it is not there yet: leave the flag out"),
+    not_yet(
+        "force-new-cluster-bump-amount",
+        "0",
+        Integer,
+        Unsafe,
+        "absent: nothing that this member had is dropped; to set the revision ahead, `snapshot save`, then `snapshot restore`",
+    ),
     alias(
         "experimental-bootstrap-defrag-threshold-megabytes",
         Integer,

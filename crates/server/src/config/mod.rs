@@ -8,10 +8,10 @@ mod settings;
 mod tls;
 mod urls;
 
-use crate::StartError;
 use crate::audit::AuditOptions;
 use crate::compactor::AutoCompaction;
 use crate::rotate::Rotation;
+use crate::{Discovery, StartError};
 pub use dump::{DumpFormat, check, dump};
 use flags::Gate;
 use quorate_node::{Config, EngineKind, InitialClusterState};
@@ -89,6 +89,8 @@ impl Default for Limits {
 pub struct ServerConfig {
     /// The node.
     pub node: Config,
+    /// Where to find the members of a new cluster, if not in `node.initial_cluster`.
+    pub discovery: Option<Discovery>,
     /// Where to accept clients: gRPC, and HTTP unless `listen_http` is given.
     pub listen_client: Vec<Endpoint>,
     /// Where to accept HTTP clients only.
@@ -155,6 +157,7 @@ impl ServerConfig {
         let client_tls = tls::clients(settings, &node.data_dir, &by_flag)?;
         let peer_tls = tls::peers(settings, &node.data_dir, &peers.1)?;
         let config = Self {
+            discovery: read_discovery(settings)?,
             listen_client: client.1,
             listen_http: http.1,
             listen_metrics: metrics.1,
@@ -186,11 +189,32 @@ impl ServerConfig {
     /// # Errors
     /// As [`Self::check_bootstrap`].
     pub fn check_first_start(&self) -> Result<(), StartError> {
+        if self.is_first_start() { self.check_bootstrap() } else { Ok(()) }
+    }
+
+    fn is_first_start(&self) -> bool {
         // What `--auto-tls` has made is no data.
         let is_data =
             |entry: std::io::Result<std::fs::DirEntry>| entry.map_or(true, |entry| entry.file_name() != "fixtures");
-        let is_empty = std::fs::read_dir(&self.node.data_dir).map_or(true, |mut entries| !entries.any(is_data));
-        if is_empty { self.check_bootstrap() } else { Ok(()) }
+        std::fs::read_dir(&self.node.data_dir).map_or(true, |mut entries| !entries.any(is_data))
+    }
+
+    /// Fills in the members of a new cluster, if they are to be found by SRV records and there is no data yet.
+    ///
+    /// # Errors
+    /// [`StartError::Config`] with what was not found.
+    pub async fn discover(&mut self) -> Result<(), StartError> {
+        let first_start = self.is_first_start();
+        let Some(discovery) = self.discovery.as_ref().filter(|_| first_start) else { return Ok(()) };
+        let node = &mut self.node;
+        node.initial_cluster = discovery
+            .peers(&node.name, &node.initial_advertise_peer_urls)
+            .await
+            .map_err(|error| StartError::config(format!("--discovery-srv={}: {error}", discovery.domain)))?;
+        for (_, url) in &node.initial_cluster {
+            tracing::info!(url, "found a member by its SRV record");
+        }
+        Ok(())
     }
 
     /// Checks what only matters for a member that has no data yet: that `--initial-cluster` knows it by name, with the
@@ -207,6 +231,10 @@ impl ServerConfig {
                 "couldn't find local name {:?} in the initial cluster configuration: --initial-cluster must contain --name",
                 node.name
             )));
+        }
+        if self.discovery.is_some() {
+            // The records name hosts; which of them is this one, their addresses have told.
+            return Ok(());
         }
         let (mut listed, mut advertised) = (listed, node.initial_advertise_peer_urls.iter().collect::<Vec<_>>());
         listed.sort();
@@ -285,6 +313,24 @@ fn at_least_one(settings: &Settings, name: &str) -> Result<usize, StartError> {
     }
 }
 
+fn read_discovery(settings: &Settings) -> Result<Option<Discovery>, StartError> {
+    let text = |name: &str| settings.text(name).to_owned();
+    if settings.text("discovery-srv").is_empty() {
+        return Ok(None);
+    }
+    if settings.is_set("initial-cluster") {
+        return Err(StartError::config(
+            "multiple discovery or bootstrap flags are set. Choose one of \"initial-cluster\", \"discovery\", \
+             \"discovery-endpoints\" or \"discovery-srv\"",
+        ));
+    }
+    Ok(Some(Discovery {
+        domain: text("discovery-srv"),
+        service_name: text("discovery-srv-name"),
+        server: text("discovery-srv-server"),
+    }))
+}
+
 fn read_node(settings: &Settings) -> Result<Config, StartError> {
     let name = settings.text("name").to_owned();
     let initial_advertise_peer_urls = urls::advertise(settings, "initial-advertise-peer-urls")?;
@@ -312,6 +358,7 @@ fn read_node(settings: &Settings) -> Result<Config, StartError> {
         election_timeout,
         pre_vote: settings.boolean("pre-vote")?,
         strict_reconfig_check: settings.boolean("strict-reconfig-check")?,
+        force_new_cluster: settings.boolean("force-new-cluster")?,
         learners_max: settings.integer("max-learners")?,
         engine: choice(
             settings,

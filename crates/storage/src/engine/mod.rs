@@ -14,7 +14,7 @@ pub use self::sled::SledEngine;
 use crate::EngineError;
 use bytes::Bytes;
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Is shown one row after the other: key and value.
@@ -146,6 +146,15 @@ impl EngineKind {
             Self::Redb => "redb",
             Self::Sled => "sled",
             Self::Memory => "memory",
+        }
+    }
+
+    /// What the engine makes in its directory: a file or a directory. `None` for one that keeps nothing.
+    pub fn path(self, dir: &Path) -> Option<PathBuf> {
+        match self {
+            Self::Redb => Some(dir.join(redb::FILE_NAME)),
+            Self::Sled => Some(dir.join(sled::DIR_NAME)),
+            Self::Memory => None,
         }
     }
 

@@ -18,7 +18,7 @@ use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-const FILE_NAME: &str = "engine.redb";
+pub(super) const FILE_NAME: &str = "engine.redb";
 const TABLE: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("rows");
 /// Bytes of all rows, kept beside them: redb's own count would read the whole file.
 const BYTES_TABLE: TableDefinition<'_, (), u64> = TableDefinition::new("bytes");

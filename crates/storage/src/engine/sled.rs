@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-const DIR_NAME: &str = "engine.sled";
+pub(super) const DIR_NAME: &str = "engine.sled";
 /// Rows per leaf.
 const LEAF_FANOUT: usize = 16;
 /// A row of the engine's own behind all others: bytes of all rows, u64 LE. sled does not tell what is in use.
