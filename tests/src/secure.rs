@@ -24,6 +24,8 @@ struct Member {
     client: String,
     peer: String,
     metrics: String,
+    /// The scheme of its peer URL.
+    scheme: &'static str,
     flags: Vec<String>,
     process: Option<Child>,
 }
@@ -34,7 +36,6 @@ pub struct SecureCluster {
     pub ca: Authority,
     server: Server,
     members: Vec<Member>,
-    peer_scheme: &'static str,
     dir: TempDir,
 }
 
@@ -52,15 +53,9 @@ impl SecureCluster {
             // All at once, so that they differ.
             let listeners = [port(), port(), port()];
             let [client, peer, metrics] = listeners.map(|at| at.local_addr().expect("an address").to_string());
-            Member { client, peer, metrics, flags: Vec::new(), process: None }
+            Member { client, peer, metrics, scheme: peer_scheme, flags: Vec::new(), process: None }
         });
-        SecureCluster {
-            ca,
-            server: Server::find().expect("a server binary"),
-            members: members.collect(),
-            peer_scheme,
-            dir,
-        }
+        SecureCluster { ca, server: Server::find().expect("a server binary"), members: members.collect(), dir }
     }
 
     /// Whether the members run Quorate, not etcd.
@@ -133,6 +128,16 @@ impl SecureCluster {
         &self.members[member].peer
     }
 
+    /// Where a member serves peers.
+    pub fn peer_url(&self, member: usize) -> String {
+        format!("{}://{}", self.members[member].scheme, self.members[member].peer)
+    }
+
+    /// Lets a member serve peers by another scheme from its next start on.
+    pub fn set_peer_scheme(&mut self, member: usize, scheme: &'static str) {
+        self.members[member].scheme = scheme;
+    }
+
     /// Where all members serve clients.
     pub fn endpoints(&self) -> Vec<String> {
         (0..self.len()).map(|member| self.endpoint(member)).collect()
@@ -144,10 +149,8 @@ impl SecureCluster {
     /// When it runs already, or cannot be started.
     pub fn spawn(&mut self, member: usize) {
         assert!(self.members[member].process.is_none(), "m{member} runs already");
-        let scheme = self.peer_scheme;
-        let all: Vec<_> =
-            self.members.iter().enumerate().map(|(i, member)| format!("m{i}={scheme}://{}", member.peer)).collect();
-        let Member { client, peer, metrics, flags, .. } = &self.members[member];
+        let all: Vec<_> = (0..self.len()).map(|i| format!("m{i}={}", self.peer_url(i))).collect();
+        let Member { client, peer, metrics, scheme, flags, .. } = &self.members[member];
         let log = OpenOptions::new().create(true).append(true).open(self.log_path(member)).expect("a log");
         let mut command = self.server.command();
         command

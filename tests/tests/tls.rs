@@ -156,7 +156,7 @@ async fn stalled_handshakes_are_cut_and_in_nobodys_way() {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         // An end, or a reset; not the time-out of this side.
         match stream.read(&mut [0; 16]) {
-            Ok(_) => {}
+            Ok(read) => assert_eq!(read, 0),
             Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset),
         }
     }
@@ -329,6 +329,66 @@ async fn a_peer_with_a_foreign_certificate_stays_outside() {
     set_member_flags(&mut cluster, 2, "member2", &[]);
     cluster.spawn(2);
     check_agreement(&cluster, &ctl, &[2, 0, 1], "with m2");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_stalls_on_a_peer_port_keeps_no_member_out() {
+    let mut cluster = three(&[]);
+    cluster.spawn_all();
+    let Some(ctl) = etcdctls(&cluster).pop() else { return };
+    check_agreement(&cluster, &ctl, &[0, 1, 2], "first");
+    cluster.kill9(2);
+    let stalled: Vec<_> = (0..2)
+        .flat_map(|member| (0..300).map(move |_| member))
+        .map(|member| TcpStream::connect(cluster.peer_address(member)).unwrap())
+        .collect();
+    cluster.spawn(2);
+    check_agreement(&cluster, &ctl, &[2, 0, 1], "with m2");
+    drop(stalled);
+}
+
+/// The steps of the manual, on a cluster that serves all the while.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_cluster_changes_its_peers_from_plain_to_tls() {
+    let mut cluster = three(&[]);
+    for member in 0..3 {
+        cluster.set_peer_scheme(member, "http");
+    }
+    let plain = |cluster: &mut SecureCluster, member: usize, more: &[&str]| {
+        let own = cluster.client_flags(&format!("member{member}"));
+        let all: Vec<&str> = own.iter().map(String::as_str).chain(more.iter().copied()).collect();
+        cluster.set_flags(member, &all);
+    };
+    (0..3).for_each(|member| plain(&mut cluster, member, &[]));
+    cluster.spawn_all();
+    let Some(ctl) = etcdctls(&cluster).pop() else { return };
+    check_agreement(&cluster, &ctl, &[0, 1, 2], "plain");
+    // First everybody learns to dial by TLS: a certificate to show, and an authority to trust.
+    for member in 0..3 {
+        cluster.kill9(member);
+        set_member_flags(&mut cluster, member, &format!("member{member}"), &[]);
+        cluster.spawn(member);
+        check_agreement(&cluster, &ctl, &[member, (member + 1) % 3], "dials by TLS");
+    }
+    let (ca, files) = (cluster.file("ca.pem"), pair(&cluster, "alice"));
+    for member in 0..3 {
+        let list = cluster.eventually(&ctl, &[&credentials(&ca, &files)[..], &["member", "list"]].concat());
+        let line = list.lines().find(|line| line.contains(&format!("m{member},"))).expect("the member");
+        let id = line.split(',').next().unwrap().to_owned();
+        cluster.set_peer_scheme(member, "https");
+        let urls = format!("--peer-urls={}", cluster.peer_url(member));
+        cluster.eventually(&ctl, &[&credentials(&ca, &files)[..], &["member", "update", &id, &urls]].concat());
+        cluster.kill9(member);
+        cluster.spawn(member);
+        check_agreement(&cluster, &ctl, &[member, (member + 1) % 3, (member + 2) % 3], "serves TLS");
+    }
+    let plaintext = cluster.peer_address(0).to_owned();
+    let mut stream = TcpStream::connect(plaintext).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    std::io::Write::write_all(&mut stream, b"not TLS, not TLS").unwrap();
+    let mut first = [0];
+    // An alert, or the end.
+    assert!(stream.read(&mut first).unwrap() == 0 || first == [0x15]);
 }
 
 /// Three members of which the last dials with `identity`; whether it becomes part of the cluster.
