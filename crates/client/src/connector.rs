@@ -26,7 +26,7 @@ pub(crate) const SPEAKS_TLS: &str = "the server speaks TLS";
 /// The first byte of an alert, which is all that a TLS server says to somebody who does not speak TLS.
 const ALERT: u8 = 0x15;
 
-/// TLS for all endpoints of a client. Its files are read when the first endpoint needs them.
+/// TLS for all endpoints of a client.
 #[derive(Debug)]
 pub(crate) struct Tls {
     options: Option<TlsOptions>,
@@ -34,8 +34,14 @@ pub(crate) struct Tls {
 }
 
 impl Tls {
-    pub(crate) fn new(options: Option<TlsOptions>) -> Self {
-        Tls { options, client: OnceLock::new() }
+    /// Reads the files, if there are options: whoever names a file that cannot be used wants to know, also if no endpoint
+    /// needs it. Without options, what this machine trusts is read when the first endpoint needs it.
+    pub(crate) fn new(options: Option<TlsOptions>) -> Result<Self, Error> {
+        let tls = Tls { options, client: OnceLock::new() };
+        if tls.is_wanted() {
+            tls.client()?;
+        }
+        Ok(tls)
     }
 
     /// Whether endpoints without a scheme are meant to use it.

@@ -127,7 +127,7 @@ mod tests {
     use super::*;
 
     fn endpoints(n: usize) -> Endpoints {
-        let (options, tls) = (ConnectOptions::new(), Tls::new(None));
+        let (options, tls) = (ConnectOptions::new(), Tls::new(None).unwrap());
         let list = (0..n).map(|i| Arc::new(Endpoint::new(&format!("host{i}:1"), &options, &tls).unwrap())).collect();
         let endpoints = Endpoints::new(list).unwrap();
         endpoints.turn.store(0, Ordering::Relaxed);

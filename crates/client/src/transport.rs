@@ -56,7 +56,7 @@ pub(crate) struct Transport {
 
 impl Transport {
     pub(crate) fn connect<S: AsRef<str>>(addresses: &[S], options: ConnectOptions) -> Result<Self, Error> {
-        let tls = Arc::new(Tls::new(options.tls.clone()));
+        let tls = Arc::new(Tls::new(options.tls.clone())?);
         let list = addresses.iter().map(|address| Endpoint::new(address.as_ref(), &options, &tls).map(Arc::new));
         let endpoints = Endpoints::new(list.collect::<Result<_, _>>()?)?;
         let auth = Arc::new(Auth::new(options.user.clone()));
