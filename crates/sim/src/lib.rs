@@ -14,6 +14,7 @@ mod network;
 pub mod oracle;
 mod plan;
 mod random;
+mod replacement;
 mod workers;
 mod world;
 

@@ -116,6 +116,17 @@ impl Machine {
         self.boot.is_some()
     }
 
+    /// What its node is started with.
+    pub fn config_mut(&mut self) -> &mut Config {
+        &mut self.config
+    }
+
+    /// Ends the process and takes a new, empty disk.
+    pub fn wipe(&mut self) {
+        self.kill();
+        self.disk = FaultDisk::new();
+    }
+
     fn door(&self) -> Arc<Door> {
         self.doors[self.index].clone()
     }

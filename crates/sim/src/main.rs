@@ -27,6 +27,12 @@ struct Arguments {
     /// Leaves out these faults of the plan, by their place in it.
     #[arg(long, value_delimiter = ',')]
     without: Vec<usize>,
+    /// On a failure, tries to find fewer faults and fewer clients that still fail.
+    #[arg(long)]
+    shrink: bool,
+    /// At most so many clients of each kind.
+    #[arg(long)]
+    clients_max: Option<usize>,
     /// Runs this one seed in this process.
     #[arg(long, hide = true)]
     here: bool,
@@ -53,6 +59,12 @@ fn here(arguments: &Arguments) -> ExitCode {
         place += 1;
         !arguments.without.contains(&(place - 1))
     });
+    if let Some(most) = arguments.clients_max {
+        let load = &mut plan.load;
+        for count in [&mut load.clients, &mut load.lease_clients, &mut load.watchers] {
+            *count = most.min(*count);
+        }
+    }
     if arguments.verbose {
         println!("{plan:#?}");
     }
@@ -95,7 +107,8 @@ fn many(arguments: &Arguments) -> Result<ExitCode> {
                     match one(seed, arguments.twice) {
                         Ok(seconds) => *simulated.lock().unwrap_or_else(|e| e.into_inner()) += seconds,
                         Err(error) => {
-                            println!("seed {seed}: {error:#}\nreplay: cargo xtask sim fast --seed {seed} --verbose");
+                            let words = if arguments.shrink { shrink(seed) } else { String::new() };
+                            println!("seed {seed}: {error:#}\nreplay: cargo xtask sim --seed {seed}{words} --verbose");
                             failed.lock().unwrap_or_else(|e| e.into_inner()).push(seed);
                         }
                     }
@@ -118,9 +131,9 @@ fn many(arguments: &Arguments) -> Result<ExitCode> {
 
 /// Runs a seed in a process of its own. Returns the seconds simulated.
 fn one(seed: u64, twice: bool) -> Result<f64> {
-    let first = run_process(seed)?;
+    let first = run_process(seed, &[])?;
     if twice {
-        let second = run_process(seed)?;
+        let second = run_process(seed, &[])?;
         if field(&first, "hash") != field(&second, "hash") {
             bail!("two runs differ:\n{first}\n{second}");
         }
@@ -128,9 +141,46 @@ fn one(seed: u64, twice: bool) -> Result<f64> {
     field(&first, "simulated").and_then(|text| text.parse().ok()).context("the run printed no report")
 }
 
-fn run_process(seed: u64) -> Result<String> {
+/// The arguments with which a seed that fails still fails, with as few faults and clients as this search finds.
+fn shrink(seed: u64) -> String {
+    let fails = |arguments: &[String]| run_process(seed, arguments).is_err();
+    let mut kept: Vec<String> = Vec::new();
+    for most in [1, 2, 4] {
+        let fewer = vec!["--clients-max".to_owned(), most.to_string()];
+        if fails(&fewer) {
+            kept = fewer;
+            break;
+        }
+    }
+    let faults = Plan::new(seed).faults.len();
+    let with = |without: &[usize]| {
+        let list: Vec<String> = without.iter().map(usize::to_string).collect();
+        let mut all = kept.clone();
+        if !list.is_empty() {
+            all.extend(["--without".to_owned(), list.join(",")]);
+        }
+        all
+    };
+    // Half of them, a quarter, and so on down to each single one.
+    let mut without: Vec<usize> = Vec::new();
+    let mut size = faults.div_ceil(2);
+    while size > 0 {
+        for start in (0..faults).step_by(size) {
+            let mut more = without.clone();
+            more.extend((start..faults.min(start + size)).filter(|place| !without.contains(place)));
+            if more.len() > without.len() && fails(&with(&more)) {
+                without = more;
+            }
+        }
+        size /= 2;
+    }
+    without.sort_unstable();
+    with(&without).iter().map(|word| format!(" {word}")).collect()
+}
+
+fn run_process(seed: u64, arguments: &[String]) -> Result<String> {
     let program = std::env::current_exe()?;
-    let output = Command::new(program).args(["--here", "--seed", &seed.to_string()]).output()?;
+    let output = Command::new(program).args(["--here", "--seed", &seed.to_string()]).args(arguments).output()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     if !output.status.success() {
         let errors = String::from_utf8_lossy(&output.stderr);

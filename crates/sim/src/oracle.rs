@@ -401,3 +401,7 @@ pub fn show(entry: &Entry) -> String {
     let (start, end) = (entry.start.as_secs_f64(), entry.end.as_secs_f64());
     format!("c{} via m{} [{start:.4}..{end:.4}] {:?}", entry.client, entry.member, entry.op)
 }
+
+#[cfg(test)]
+#[path = "oracle_tests.rs"]
+mod tests;

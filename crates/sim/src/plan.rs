@@ -217,8 +217,8 @@ fn draw_fault(random: &mut Random, kind: u64, members: usize) -> Option<Fault> {
     Some(match kind {
         0 => Fault::Kill { machine, down },
         1 => Fault::KillAll { down },
-        2 => Fault::PowerCut { machine, down, chance: random.next() },
-        3 => Fault::PowerCutAll { down, chance: random.next() },
+        2 => Fault::PowerCut { machine, down, chance: random.number() },
+        3 => Fault::PowerCutAll { down, chance: random.number() },
         4 => Fault::PowerCutAtWrite { machine, operations: random.between(1, 60) },
         5 => Fault::Pause { machine, length: random.millis(100, 6000) },
         6 => Fault::Partition { cut: draw_partition(random, members), length: random.millis(200, 6000) },

@@ -9,10 +9,11 @@ use crate::network::Network;
 use crate::oracle::{self, Ledger};
 use crate::plan::{Fault, Plan};
 use crate::random::Random;
+use crate::replacement::{Answer, Next, Replacement, Stage};
 use crate::workers::{Stop, Worker};
 use parking_lot::Mutex;
 use quorate_core::{KeyRange, RangeRequest, Revision};
-use quorate_node::{Config, Node, WatchCreate, WatchMessage};
+use quorate_node::{Config, InitialClusterState, Node, WatchCreate, WatchMessage};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,6 +55,7 @@ pub struct World {
     later: Vec<(Duration, Later)>,
     /// Machines whose process may end by itself, because a fault makes it.
     may_die: Vec<bool>,
+    replacement: Option<Replacement>,
     leaders: BTreeMap<u64, String>,
     violations: Vec<String>,
     timeline: Vec<String>,
@@ -77,7 +79,7 @@ impl World {
         let doors: Doors = Arc::new((0..members).map(|_| Arc::new(Door::default())).collect());
         let machine = |index| {
             let mut seed = root.fork(&format!("machine {index}"));
-            Machine::new(index, network.clone(), doors.clone(), config(&plan, index), seed.next())
+            Machine::new(index, network.clone(), doors.clone(), config(&plan, index), seed.number())
         };
         let machines = (0..members).map(machine).collect();
         let recorder = Watched {
@@ -102,6 +104,7 @@ impl World {
             recorder: Arc::new(Mutex::new(recorder)),
             later: Vec::new(),
             may_die: vec![false; members],
+            replacement: None,
             leaders: BTreeMap::new(),
             violations: Vec::new(),
             timeline: Vec::new(),
@@ -264,6 +267,7 @@ impl World {
 
     /// Notices processes that end by themselves, and who leads.
     fn look(&mut self) {
+        self.go_on_replacing();
         for index in 0..self.machines.len() {
             if !self.machines[index].is_up() {
                 continue;
@@ -273,7 +277,7 @@ impl World {
                 door.fatal().map(|text| ("fatal", text)).or_else(|| door.failure().map(|text| ("stopped", text)));
             if let Some((how, text)) = ended {
                 self.log(format!("m{index} {how}: {text}"));
-                if !std::mem::take(&mut self.may_die[index]) {
+                if !std::mem::take(&mut self.may_die[index]) && !self.is_leaving(index) {
                     self.violation(format!("m{index} ended by itself ({how}): {text}"));
                 }
                 self.machines[index].kill();
@@ -303,7 +307,7 @@ impl World {
     fn come_back(&mut self, later: Later) {
         match later {
             Later::Start(index) => {
-                if !self.machines[index].is_up() {
+                if !self.machines[index].is_up() && !self.waits_to_join(index) {
                     self.log(format!("m{index} starts"));
                     self.machines[index].start(self.now);
                 }
@@ -403,9 +407,74 @@ impl World {
         }
     }
 
-    /// Membership changes come with the part of the simulation that follows members by id.
+    /// Begins to replace a member, if no other is being replaced.
     fn replace(&mut self, machine: usize) {
-        self.kill(machine, Duration::from_secs(1));
+        let Some(node) = self.doors[machine].node().filter(|_| self.replacement.is_none()) else { return };
+        let old = node.member_id();
+        let stage = Stage::Removing(
+            self.fetch(self.via(machine), move |node| async move { node.member_remove(old).await.is_ok() }),
+        );
+        self.replacement = Some(Replacement { machine, old, stage });
+    }
+
+    /// A member to ask for what concerns `machine`.
+    fn via(&self, machine: usize) -> usize {
+        let step = 1 + (self.now.as_millis() / 700) as usize % (self.plan.members - 1);
+        (machine + step) % self.plan.members
+    }
+
+    /// Takes a replacement one step on.
+    fn go_on_replacing(&mut self) {
+        let Some(mut replacement) = self.replacement.take() else { return };
+        let machine = replacement.machine;
+        let url = peer_url(machine);
+        replacement.stage = match replacement.next(&url) {
+            Next::Wait => replacement.stage,
+            Next::GiveUp => return self.log(format!("m{machine} stays a member")),
+            Next::Ask => {
+                let members = self.fetch(self.via(machine), |node| async move {
+                    node.members(true).await.map(|answer| answer.body).unwrap_or_default()
+                });
+                match replacement.stage {
+                    Stage::Removing(_) | Stage::AskingRemoved(_) => Stage::AskingRemoved(members),
+                    Stage::Adding(_) | Stage::AskingAdded(_) => Stage::AskingAdded(members),
+                }
+            }
+            Next::Wipe => {
+                self.log(format!("m{machine} is removed: its disk is wiped"));
+                self.machines[machine].wipe();
+                self.may_die[machine] = false;
+                self.machines[machine].config_mut().initial_cluster_state = InitialClusterState::Existing;
+                self.add(machine)
+            }
+            Next::Add => self.add(machine),
+            Next::Start => {
+                self.log(format!("m{machine} starts as a new member"));
+                return self.machines[machine].start(self.now);
+            }
+        };
+        self.replacement = Some(replacement);
+    }
+
+    fn add(&self, machine: usize) -> Stage {
+        let urls = vec![peer_url(machine)];
+        Stage::Adding(
+            self.fetch(self.via(machine), move |node| async move { node.member_add(urls, false).await.is_ok() }),
+        )
+    }
+
+    /// Whether a machine is off because its new member is not added yet.
+    fn waits_to_join(&self, machine: usize) -> bool {
+        self.replacement.as_ref().is_some_and(|replacement| {
+            replacement.machine == machine && matches!(replacement.stage, Stage::Adding(_) | Stage::AskingAdded(_))
+        })
+    }
+
+    /// Whether a machine's member is or may be removed, so that it may stop by itself.
+    fn is_leaving(&self, machine: usize) -> bool {
+        self.replacement.as_ref().is_some_and(|replacement| {
+            replacement.machine == machine && matches!(replacement.stage, Stage::Removing(_) | Stage::AskingRemoved(_))
+        })
     }
 
     /// The end of all faults.
@@ -425,9 +494,13 @@ impl World {
             if self.may_die[index] && self.machines[index].disk.is_off() {
                 self.machines[index].power_cut(1);
             }
-            if !self.machines[index].is_up() {
+            if !self.machines[index].is_up() && !self.waits_to_join(index) {
                 self.machines[index].start(self.now);
             }
+        }
+        // A member that is being replaced has to come first of all.
+        if !self.wait_until(Duration::from_secs(60), |world| world.replacement.is_none()) {
+            self.violation("a member could not be replaced within 60 s".into());
         }
     }
 
@@ -464,11 +537,11 @@ impl World {
             })
             .collect();
         self.run_for(Duration::from_millis(500));
-        answers.iter().all(|answer| *answer.lock() == Some(true))
+        answers.iter().all(|answer| *answer.lock() == Some(Some(true)))
     }
 
     /// Starts a call from outside of the history; what it returns is there later.
-    fn fetch<T, F>(&self, member: usize, act: impl FnOnce(Node) -> F + Send + 'static) -> Arc<Mutex<Option<T>>>
+    fn fetch<T, F>(&self, member: usize, act: impl FnOnce(Node) -> F + Send + 'static) -> Answer<T>
     where
         T: Send + 'static,
         F: Future<Output = T> + Send + 'static,
@@ -477,7 +550,7 @@ impl World {
         let (rpc, answer) = (Rpc { deadline: Duration::from_secs(20), ..self.rpc() }, place.clone());
         self.clients.spawn(async move {
             let result = rpc.call(member, act).await;
-            *answer.lock() = result;
+            *answer.lock() = Some(result);
         });
         place
     }
@@ -490,7 +563,7 @@ impl World {
     {
         let place = self.fetch(member, act);
         self.wait_until(Duration::from_secs(25), |_| place.lock().is_some());
-        let result = place.lock().take();
+        let result = place.lock().take().flatten();
         if result.is_none() {
             self.violation(format!(
                 "m{member} does not answer after all faults have ended: {}",
@@ -612,15 +685,18 @@ fn state(door: &Door) -> String {
     }
 }
 
+fn peer_url(index: usize) -> String {
+    format!("http://m{index}:2380")
+}
+
 fn config(plan: &Plan, index: usize) -> Config {
-    let url = |index: usize| format!("http://m{index}:2380");
     Config {
         name: format!("m{index}"),
         data_dir: format!("/m{index}").into(),
-        listen_peer_urls: vec![url(index)],
-        initial_advertise_peer_urls: vec![url(index)],
+        listen_peer_urls: vec![peer_url(index)],
+        initial_advertise_peer_urls: vec![peer_url(index)],
         advertise_client_urls: vec![format!("http://m{index}:2379")],
-        initial_cluster: (0..plan.members).map(|index| (format!("m{index}"), url(index))).collect(),
+        initial_cluster: (0..plan.members).map(|index| (format!("m{index}"), peer_url(index))).collect(),
         wal_segment_bytes: plan.wal_segment_bytes,
         wal_keep_bytes: plan.wal_keep_bytes,
         watch_queue_events_max: plan.watch_queue_events,

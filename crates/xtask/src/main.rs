@@ -11,6 +11,7 @@ mod cargo;
 mod ci;
 mod layers;
 mod rust_source;
+mod sim;
 mod step;
 mod tools;
 
@@ -28,6 +29,7 @@ usage: cargo xtask <command>
   audit                 licences, banned crates, sources, duplicate versions (offline, by deny.toml)
   examples              run every example of the workspace
   bench [ARGS...]       load test, Quorate beside etcd; ARGS go to `quorate-bench`
+  sim [ARGS...]         simulated clusters and disasters by seed; ARGS go to `quorate-sim` (--help lists them)
   install-tools         find or install the external programs that the tests drive, and say where they are
 ";
 
@@ -55,6 +57,7 @@ fn dispatch(args: &[String]) -> Result<()> {
         "boundary" => boundary::run(),
         "audit" => audit::run(),
         "bench" => bench::run(rest),
+        "sim" => sim::run(rest),
         "install-tools" => tools::run(),
         "help" | "--help" | "-h" => {
             print!("{USAGE}");

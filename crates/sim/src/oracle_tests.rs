@@ -1,0 +1,247 @@
+//! The oracle against histories that are right, and against one for each thing that can be wrong with them.
+
+use super::*;
+use crate::history::Renewal;
+use parking_lot::Mutex;
+use std::sync::Arc;
+
+fn at(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+fn kv(key: &str, value: &str, create: i64, modified: i64, version: i64) -> Seen {
+    Seen { key: key.into(), value: value.into(), create_revision: create, mod_revision: modified, version, lease: 0 }
+}
+
+/// a=1 at 2, b=1 at 3, a=2 at 4, {a=3, b=2} at 5, a deleted at 6.
+fn ledger() -> Ledger {
+    let events = [
+        vec![Event::Put(kv("a", "1", 2, 2, 1))],
+        vec![Event::Put(kv("b", "2", 3, 3, 1))],
+        vec![Event::Put(kv("a", "3", 2, 4, 2))],
+        vec![Event::Put(kv("a", "4", 2, 5, 3)), Event::Put(kv("b", "5", 3, 5, 2))],
+        vec![Event::Delete { key: "a".into(), revision: 6 }],
+    ];
+    Ledger { revisions: (2..).zip(events).collect(), compacted: 0, newest: 6 }
+}
+
+fn call(start: u64, end: u64, op: Op, outcome: Outcome) -> Entry {
+    Entry { client: 1, member: 0, start: at(start), end: at(end), op, outcome }
+}
+
+fn put(key: &str, value: &str) -> Op {
+    Op::Put { key: key.into(), value: value.into(), lease: 0 }
+}
+
+fn get(key: &str) -> Op {
+    Op::Get { span: Span::key(key), serializable: false, revision: 0 }
+}
+
+fn done(revision: i64) -> Outcome {
+    Outcome::Done { revision, deleted: 0 }
+}
+
+fn read(revision: i64, kvs: &[Seen]) -> Outcome {
+    Outcome::Read { revision, kvs: kvs.to_vec() }
+}
+
+/// The calls that made the ledger, one after the other, with reads between.
+fn history() -> History {
+    let swap = |parts: &[(&str, i64, &str)]| Op::Swap {
+        parts: parts.iter().map(|(key, expected, value)| ((*key).into(), *expected, (*value).into())).collect(),
+    };
+    let entries = vec![
+        call(0, 10, put("a", "1"), done(2)),
+        call(11, 20, put("b", "2"), done(3)),
+        call(21, 30, get("a"), read(3, &[kv("a", "1", 2, 2, 1)])),
+        call(31, 40, put("a", "3"), Outcome::Unknown),
+        call(41, 50, swap(&[("a", 4, "4"), ("b", 3, "5")]), done(5)),
+        call(51, 60, swap(&[("a", 4, "6")]), read(5, &[kv("a", "4", 2, 5, 3)])),
+        call(61, 70, Op::Delete { span: Span::key("a") }, Outcome::Done { revision: 6, deleted: 1 }),
+        call(71, 80, get("a"), read(6, &[])),
+        call(81, 90, put("a", "7"), Outcome::Refused("no".into())),
+    ];
+    let watched = Watched {
+        name: "w".into(),
+        span: Span::key("a"),
+        from: 1,
+        events: ledger()
+            .revisions
+            .values()
+            .flatten()
+            .filter(|event| event.key() == "a")
+            .map(|event| (at(100), event.clone()))
+            .collect(),
+        complete_to: 6,
+        violations: Vec::new(),
+        gaps: Vec::new(),
+    };
+    History { entries, watched: vec![Arc::new(Mutex::new(watched))], ..History::default() }
+}
+
+fn first(ledger: &Ledger, history: &History) -> String {
+    check(ledger, history, 1.0).into_iter().next().unwrap_or_else(|| "nothing".into())
+}
+
+#[track_caller]
+fn expect(part: &str, ledger: &Ledger, history: &History) {
+    let all = check(ledger, history, 1.0);
+    assert!(all.iter().any(|violation| violation.contains(part)), "expected {part:?}, found {all:#?}");
+}
+
+#[test]
+fn a_right_history_is_accepted() {
+    assert_eq!(first(&ledger(), &history()), "nothing");
+}
+
+#[test]
+fn an_acknowledged_write_that_is_not_there_is_found() {
+    let mut history = history();
+    history.entries[0].outcome = done(7);
+    expect("LOST", &ledger(), &history);
+}
+
+#[test]
+fn an_acknowledged_write_of_something_else_is_found() {
+    let mut ledger = ledger();
+    ledger.revisions.insert(3, vec![Event::Put(kv("b", "other", 3, 3, 1))]);
+    expect("LOST", &ledger, &history());
+    expect("was never written by anybody", &ledger, &history());
+}
+
+#[test]
+fn half_a_transaction_is_found() {
+    let mut ledger = ledger();
+    ledger.revisions.insert(5, vec![Event::Put(kv("a", "4", 2, 5, 3))]);
+    expect("LOST", &ledger, &history());
+    let mut history = history();
+    history.entries[4].outcome = Outcome::Unknown;
+    expect("happened in part", &ledger, &history);
+}
+
+#[test]
+fn a_write_that_happened_twice_is_found() {
+    let mut ledger = ledger();
+    ledger.revisions.insert(7, vec![Event::Put(kv("b", "2", 3, 7, 3))]);
+    ledger.newest = 7;
+    expect("and again at 7", &ledger, &history());
+}
+
+#[test]
+fn a_refused_write_that_happened_is_found() {
+    let mut ledger = ledger();
+    ledger.revisions.insert(7, vec![Event::Put(kv("a", "7", 7, 7, 1))]);
+    ledger.newest = 7;
+    expect("was refused", &ledger, &history());
+}
+
+#[test]
+fn a_stale_read_is_found() {
+    let mut stale = history();
+    stale.entries[2].outcome = read(2, &[kv("a", "1", 2, 2, 1)]);
+    expect("had been answered before it started", &ledger(), &stale);
+    let mut wrong = history();
+    wrong.entries[2].outcome = read(3, &[]);
+    expect("but the state is", &ledger(), &wrong);
+}
+
+#[test]
+fn a_serializable_read_may_be_old_but_not_wrong() {
+    let serializable = Op::Get { span: Span::key("a"), serializable: true, revision: 0 };
+    let mut old = history();
+    old.entries.push(call(91, 99, serializable.clone(), read(2, &[kv("a", "1", 2, 2, 1)])));
+    assert_eq!(first(&ledger(), &old), "nothing");
+    let mut wrong = history();
+    wrong.entries.push(call(91, 99, serializable, read(2, &[])));
+    expect("but the state is", &ledger(), &wrong);
+}
+
+#[test]
+fn a_write_before_what_was_answered_is_found() {
+    let mut history = history();
+    history.entries[3].start = at(95);
+    history.entries[3].end = at(96);
+    expect("had been answered before it started", &ledger(), &history);
+}
+
+#[test]
+fn a_condition_that_did_not_hold_is_found() {
+    let mut history = history();
+    let Op::Swap { parts } = &mut history.entries[4].op else { unreachable!() };
+    parts[0].1 = 2;
+    expect("its condition did not hold", &ledger(), &history);
+}
+
+#[test]
+fn a_condition_that_held_and_did_not_write_is_found() {
+    let mut history = history();
+    let Op::Swap { parts } = &mut history.entries[5].op else { unreachable!() };
+    parts[0].1 = 5;
+    expect("but its condition held", &ledger(), &history);
+}
+
+#[test]
+fn a_delete_that_miscounts_is_found() {
+    let mut history = history();
+    history.entries[6].outcome = Outcome::Done { revision: 6, deleted: 2 };
+    expect("deleted 2 keys", &ledger(), &history);
+}
+
+#[test]
+fn a_hole_and_a_wrong_version_in_the_ledger_are_found() {
+    let mut hole = ledger();
+    hole.revisions.remove(&3);
+    expect("revision 3 of 6 has no events", &hole, &history());
+    let mut version = ledger();
+    version.revisions.insert(4, vec![Event::Put(kv("a", "3", 2, 4, 3))]);
+    expect("says create 2 version 3", &version, &history());
+}
+
+#[test]
+fn a_watcher_that_misses_doubles_or_reorders_is_found() {
+    let change = |act: fn(&mut Vec<(Duration, Event)>)| {
+        let history = history();
+        act(&mut history.watched[0].lock().events);
+        history
+    };
+    expect("w: event 1", &ledger(), &change(|events| drop(events.remove(1))));
+    expect("w: event 1", &ledger(), &change(|events| events.insert(0, events[0].clone())));
+    expect("w: event 0", &ledger(), &change(|events| events.swap(0, 1)));
+    // The last one is missing although progress promised that it had come.
+    expect("w: event 3", &ledger(), &change(|events| drop(events.pop())));
+}
+
+#[test]
+fn a_watcher_that_has_not_been_told_everything_yet_is_right() {
+    let history = history();
+    let mut watched = history.watched[0].lock();
+    watched.events.pop();
+    watched.complete_to = 5;
+    drop(watched);
+    assert_eq!(first(&ledger(), &history), "nothing");
+}
+
+#[test]
+fn a_lease_that_ends_early_is_found() {
+    let mut ledger = ledger();
+    let leased = Seen { lease: 9, ..kv("l", "8", 7, 7, 1) };
+    ledger.revisions.insert(7, vec![Event::Put(leased)]);
+    ledger.revisions.insert(8, vec![Event::Delete { key: "l".into(), revision: 8 }]);
+    ledger.newest = 8;
+    let mut history = history();
+    let op = Op::Put { key: "l".into(), value: "8".into(), lease: 9 };
+    history.entries.push(call(100, 110, op, done(7)));
+    history.renewals.push(Renewal { lease: 9, ttl_seconds: 2, start: at(100) });
+    let watch = |when: u64| {
+        let events = ledger.revisions.range(7..).flat_map(|(_, events)| events).cloned();
+        let events = events.map(|event| (at(when), event)).collect();
+        let (span, violations, gaps) = (Span::key("l"), Vec::new(), Vec::new());
+        Arc::new(Mutex::new(Watched { name: "l".into(), span, from: 7, events, complete_to: 8, violations, gaps }))
+    };
+    history.watched.push(watch(2200));
+    assert_eq!(first(&ledger, &history), "nothing");
+    history.watched.push(watch(2000));
+    expect("lease 9 ended before", &ledger, &history);
+    // A clock that runs fast may end it a little earlier by the world's.
+    assert_eq!(check(&ledger, &history, 0.9), Vec::<String>::new());
+}

@@ -1,0 +1,78 @@
+//! One member leaves the cluster and joins it again as a new one, on an empty disk, while everything else goes wrong.
+
+use parking_lot::Mutex;
+use quorate_core::MemberId;
+use quorate_node::Member;
+use std::sync::Arc;
+
+/// Where the answer to a call will be: nothing yet, no answer in time, or what the node said.
+pub type Answer<T> = Arc<Mutex<Option<Option<T>>>>;
+
+/// A replacement that is under way.
+pub struct Replacement {
+    /// The machine.
+    pub machine: usize,
+    /// The member that leaves.
+    pub old: MemberId,
+    /// What was asked last.
+    pub stage: Stage,
+}
+
+/// What a replacement waits for.
+pub enum Stage {
+    /// The removal to be acknowledged.
+    Removing(Answer<bool>),
+    /// The members, since it is not known whether the removal happened.
+    AskingRemoved(Answer<Vec<Member>>),
+    /// The addition to be acknowledged. The disk is wiped.
+    Adding(Answer<bool>),
+    /// The members, since it is not known whether the addition happened.
+    AskingAdded(Answer<Vec<Member>>),
+}
+
+/// What to do next.
+pub enum Next {
+    /// Nothing has been answered yet.
+    Wait,
+    /// Ask the cluster for its members.
+    Ask,
+    /// The old member is still there, and stays.
+    GiveUp,
+    /// The old member is gone: wipe the disk and add a new one.
+    Wipe,
+    /// Ask once more to add.
+    Add,
+    /// Start the new member.
+    Start,
+}
+
+impl Replacement {
+    /// What follows from what has been answered. `url` is the machine's peer URL.
+    pub fn next(&self, url: &str) -> Next {
+        let has_url = |members: &[Member]| members.iter().any(|member| member.peer_urls.iter().any(|u| u == url));
+        match &self.stage {
+            Stage::Removing(answer) => match *answer.lock() {
+                None => Next::Wait,
+                Some(Some(true)) => Next::Wipe,
+                Some(Some(false) | None) => Next::Ask,
+            },
+            Stage::AskingRemoved(answer) => match answer.lock().as_ref() {
+                None => Next::Wait,
+                Some(None) => Next::Ask,
+                Some(Some(members)) if members.iter().any(|member| member.id == self.old) => Next::GiveUp,
+                Some(Some(_)) => Next::Wipe,
+            },
+            Stage::Adding(answer) => match *answer.lock() {
+                None => Next::Wait,
+                Some(Some(true)) => Next::Start,
+                Some(Some(false) | None) => Next::Ask,
+            },
+            Stage::AskingAdded(answer) => match answer.lock().as_ref() {
+                None => Next::Wait,
+                Some(None) => Next::Ask,
+                Some(Some(members)) if has_url(members) => Next::Start,
+                Some(Some(_)) => Next::Add,
+            },
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! Seeds by the built program: those that once found something, and some that differ from day to day.
+
+use std::process::Command;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Fresh seeds in a test run. `QUORATE_SIM_SEEDS` asks for more.
+const FRESH: u64 = 4;
+
+fn run(arguments: &[String]) {
+    let output = Command::new(env!("CARGO_BIN_EXE_quorate-sim")).args(arguments).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    print!("{text}");
+    assert!(output.status.success(), "{arguments:?}:\n{text}{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn seeds_that_once_found_something_find_nothing_any_more() {
+    let lines = include_str!("../seeds.txt").lines().filter(|line| !line.starts_with('#'));
+    let seeds: Vec<&str> = lines.filter_map(|line| line.split_whitespace().next()).collect();
+    assert!(!seeds.is_empty());
+    for seed in seeds {
+        run(&["--seed".into(), seed.into()]);
+    }
+}
+
+#[test]
+fn fresh_seeds_find_nothing_and_are_the_same_twice() {
+    let fresh = std::env::var("QUORATE_SIM_SEEDS").ok().and_then(|count| count.parse().ok()).unwrap_or(FRESH);
+    // By the day, so that the days add up, and a failure can be repeated as long as its report is there.
+    let day = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() / 86_400;
+    run(&["--seed".into(), (day * 1000).to_string(), "--seeds".into(), fresh.to_string(), "--twice".into()]);
+}
