@@ -182,7 +182,11 @@ impl LeaseClock {
             let Some(mut entry) = leading.leases.get(&id).copied() else { continue };
             let remaining = entry.deadline.saturating_sub(now);
             let remaining_seconds = seconds_ceil(remaining);
-            if remaining > every && remaining_seconds < entry.ttl_seconds {
+            // INVARIANT(lease-early): none is proposed while the trace of a renewal is under way. Two checkpoints of the
+            // same seconds, one before the renewal and one after, could not be told apart when they are applied: with the
+            // first, the second would count as applied, and the next renewal as safe from it.
+            let clearing = entry.checkpoint_proposed == Some(0);
+            if remaining > every && remaining_seconds < entry.ttl_seconds && !clearing {
                 entry.checkpoint_proposed = Some(remaining_seconds);
                 checkpoints.push((id, remaining_seconds));
             }

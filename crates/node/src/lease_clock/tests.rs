@@ -158,6 +158,10 @@ struct NaiveLease {
     deadline: Duration,
     reported: Option<Duration>,
     unchecked: Duration,
+    /// The log holds or may soon hold a checkpoint.
+    checkpointed: bool,
+    /// A renewal's trace is under way, for good: this model applies nothing.
+    clearing: bool,
 }
 
 impl Naive {
@@ -169,7 +173,15 @@ impl Naive {
         self.revoke(lease.id);
         let left = if lease.remaining_ttl_seconds > 0 { lease.remaining_ttl_seconds } else { lease.ttl_seconds };
         let (id, ttl_seconds, deadline) = (lease.id, lease.ttl_seconds, now + s(left as u64));
-        self.leases.push(NaiveLease { id, ttl_seconds, deadline, reported: None, unchecked: now });
+        self.leases.push(NaiveLease {
+            id,
+            ttl_seconds,
+            deadline,
+            reported: None,
+            unchecked: now,
+            checkpointed: lease.remaining_ttl_seconds > 0,
+            clearing: false,
+        });
     }
 
     fn revoke(&mut self, id: LeaseId) {
@@ -180,6 +192,7 @@ impl Naive {
         let lease = self.find(id).filter(|lease| lease.deadline > now)?;
         lease.deadline = now + s(lease.ttl_seconds as u64);
         lease.unchecked = now;
+        lease.clearing |= lease.checkpointed;
         Some(lease.ttl_seconds)
     }
 
@@ -203,7 +216,8 @@ impl Naive {
         for lease in self.leases.iter_mut().filter(|lease| lease.unchecked + EVERY <= now).take(max) {
             lease.unchecked = now;
             let left = lease.deadline.saturating_sub(now).as_millis() as i64;
-            if left > EVERY.as_millis() as i64 && left <= (lease.ttl_seconds - 1) * 1000 {
+            if left > EVERY.as_millis() as i64 && left <= (lease.ttl_seconds - 1) * 1000 && !lease.clearing {
+                lease.checkpointed = true;
                 checkpoints.push((lease.id, (left + 999) / 1000));
             }
         }
@@ -285,6 +299,16 @@ proptest! {
     fn no_promise_is_broken_by_a_change_of_leaders(steps in proptest::collection::vec(step(), 1..120)) {
         Cluster::default().run(steps);
     }
+}
+
+/// Two checkpoints of the same seconds with a renewal between them, all three under way at once.
+#[test]
+fn checkpoints_of_the_same_seconds_around_a_renewal_are_told_apart() {
+    use Step::{Apply, Checkpoint, Expire, Grant, Lead, Pass, Renew};
+    let granted = [Grant(49), Apply(0, 1), Pass(20_000), Checkpoint];
+    let renewed = [Renew(0), Pass(20_000), Checkpoint, Apply(0, 2), Renew(0), Apply(0, 9)];
+    let ended = [Lead(1, true), Pass(29_000), Expire];
+    Cluster::default().run(granted.into_iter().chain(renewed).chain(ended).collect());
 }
 
 /// What the log holds, for leases.
