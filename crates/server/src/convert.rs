@@ -2,12 +2,14 @@
 //! moved, never copied.
 
 use crate::status::rejected;
+use quorate_core::auth::{Access, Permission, Role};
 use quorate_core::{
     Alarm, AlarmKind, Change, ClusterId, Compare, CompareResult, CompareTarget, DeleteRange, KeyRange, KeyValue,
     LeaseId, MemberId, Op, OpReply, Put, RangeReply, RangeRequest, Rejection, Revision, SortOrder, SortTarget, Term,
     Txn, TxnReply,
 };
 use quorate_node::{Answer, Header, LeaseTimeToLive, Member, WatchCreate, WatchEvent};
+use quorate_proto::authpb;
 use quorate_proto::etcdserverpb as pb;
 use quorate_proto::mvccpb;
 use tonic::Status;
@@ -311,6 +313,38 @@ pub fn member(member: Member) -> pb::Member {
         peer_urls: member.peer_urls,
         client_urls: member.client_urls,
         is_learner: member.is_learner,
+    }
+}
+
+/// A permission that is to be given.
+///
+/// # Errors
+/// A kind that is none of etcd's.
+pub fn permission(permission: authpb::Permission) -> Result<Permission, Status> {
+    let access = match authpb::permission::Type::try_from(permission.perm_type) {
+        Ok(authpb::permission::Type::Read) => Access::Read,
+        Ok(authpb::permission::Type::Write) => Access::Write,
+        Ok(authpb::permission::Type::Readwrite) => Access::ReadWrite,
+        Err(_) => return Err(rejected(Rejection::InvalidAuthManagement)),
+    };
+    Ok(Permission { range: KeyRange::from_wire(permission.key, permission.range_end), access })
+}
+
+/// What a role may do. As in etcd, nothing is said of what the role root may do by its name.
+pub fn permissions(role: &Role) -> Vec<authpb::Permission> {
+    role.permissions.iter().map(permission_to_wire).collect()
+}
+
+fn permission_to_wire(permission: &Permission) -> authpb::Permission {
+    let kind = match permission.access {
+        Access::Read => authpb::permission::Type::Read,
+        Access::Write => authpb::permission::Type::Write,
+        Access::ReadWrite => authpb::permission::Type::Readwrite,
+    };
+    authpb::Permission {
+        perm_type: kind as i32,
+        key: permission.range.start().clone(),
+        range_end: permission.range.wire_end(),
     }
 }
 

@@ -105,7 +105,7 @@ async fn route(shared: &Shared, method: &Method, uri: &Uri) -> Response<Body> {
     }
     let query = Query::parse(uri.query().unwrap_or_default());
     match path {
-        "/version" => success(JSON, version_json(&version::of_cluster(shared.node.status().versions))),
+        "/version" => success(JSON, version_json(&version::of_cluster(shared.system.status().versions))),
         "/metrics" => success(METRICS, metrics::render(shared)),
         "/health" => health(shared, &query).await,
         _ => run_checks(shared, check, &query).await,
@@ -175,13 +175,13 @@ async fn health(shared: &Shared, query: &Query) -> Response<Body> {
 }
 
 async fn unhealthy(shared: &Shared, query: &Query) -> Option<String> {
-    for alarm in shared.node.alarms() {
+    for alarm in shared.system.alarms() {
         let name = alarm_name(alarm.kind);
         if !query.exclude.contains(name) {
             return Some(format!("ALARM {name}"));
         }
     }
-    if !query.serializable && !shared.node.has_leader() {
+    if !query.serializable && !shared.system.has_leader() {
         return Some("RAFT NO LEADER".to_owned());
     }
     read(shared, query.serializable).await.err().map(|error| format!("RANGE ERROR:{error}"))
@@ -191,7 +191,7 @@ async fn unhealthy(shared: &Shared, query: &Query) -> Option<String> {
 async fn read(shared: &Shared, serializable: bool) -> Result<(), String> {
     let everything = KeyRange::From { start: Bytes::from_static(b"\0") };
     let request = RangeRequest { serializable, keys_only: true, limit: 1, ..RangeRequest::new(everything) };
-    match tokio::time::timeout(CHECK_TIMEOUT, shared.node.range(request)).await {
+    match tokio::time::timeout(CHECK_TIMEOUT, shared.system.range(request)).await {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err("context deadline exceeded".to_owned()),
@@ -240,7 +240,7 @@ async fn run_checks(shared: &Shared, path: &str, query: &Query) -> Response<Body
 async fn run_check(shared: &Shared, kind: CheckKind) -> Result<(), String> {
     match kind {
         CheckKind::DataCorruption => {
-            if shared.node.alarms().iter().any(|alarm| alarm.kind == AlarmKind::Corrupt) {
+            if shared.system.alarms().iter().any(|alarm| alarm.kind == AlarmKind::Corrupt) {
                 return Err(format!("alarm activated: {}", alarm_name(AlarmKind::Corrupt)));
             }
             Ok(())
@@ -248,7 +248,7 @@ async fn run_check(shared: &Shared, kind: CheckKind) -> Result<(), String> {
         CheckKind::SerializableRead => read(shared, true).await,
         CheckKind::LinearizableRead => read(shared, false).await,
         CheckKind::NonLearner => {
-            if shared.node.status().is_learner {
+            if shared.system.status().is_learner {
                 return Err("not supported for learner".to_owned());
             }
             Ok(())

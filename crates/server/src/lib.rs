@@ -4,7 +4,9 @@
 //! It guarantees that what a client does costs at most that client: sizes, numbers and times are bounded.
 
 mod audit;
+mod auth;
 mod authority;
+mod client;
 mod compactor;
 mod config;
 mod connection;

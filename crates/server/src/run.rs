@@ -1,6 +1,7 @@
 //! A server process from start to end: node, listeners, signals.
 
 use crate::audit::AuditLog;
+use crate::auth::{Passwords, Tokens};
 use crate::compactor::Compactor;
 use crate::config::ServerConfig;
 use crate::leaderless::LeaderWatch;
@@ -100,11 +101,15 @@ impl Server {
         let observed = Arc::clone(&flushes);
         config.node.flush_observer = Some(FsyncObserver(Arc::new(move |took| observed.observe(took))));
         let audit = config.audit.as_ref().map(AuditLog::open).transpose()?;
+        let tokens = Tokens::load(&config.auth_token)?;
+        let passwords = Passwords::new(config.login_queue_max).map_err(StartError::Config)?;
         let node = Node::start_in(config.node.clone(), security.env()).await.map_err(StartError::Node)?;
         let stopping = CancellationToken::new();
         let (leaderless, no_leader) = LeaderWatch::new(node.clone(), config.node.election_timeout);
         let shared = Arc::new(Shared::new(
             node.clone(),
+            tokens,
+            passwords,
             &config,
             Metrics::new(config.metrics_extensive, fsyncs, flushes),
             audit,

@@ -1,6 +1,7 @@
 //! What all connections share.
 
 use crate::audit::AuditLog;
+use crate::auth::{Passwords, Tokens};
 use crate::config::ServerConfig;
 use crate::limits::Gauge;
 use crate::metrics::Metrics;
@@ -14,8 +15,13 @@ use tokio_util::task::TaskTracker;
 
 /// What all connections share.
 pub struct Shared {
-    /// The node that answers.
-    pub node: Node,
+    /// The node, with all rights: for what the server does by itself. What it does for a client, it does through
+    /// [`Client::node`](crate::client::Client::node).
+    pub system: Node,
+    /// Gives and reads tokens.
+    pub tokens: Tokens,
+    /// Hashes and verifies passwords.
+    pub passwords: Passwords,
     /// Figures of the front.
     pub metrics: Metrics,
     /// Where requests are written down, if they are.
@@ -44,7 +50,9 @@ pub struct Shared {
 impl Shared {
     /// Puts it together.
     pub fn new(
-        node: Node,
+        system: Node,
+        tokens: Tokens,
+        passwords: Passwords,
         config: &ServerConfig,
         metrics: Metrics,
         audit: Option<AuditLog>,
@@ -53,7 +61,9 @@ impl Shared {
         stopping: CancellationToken,
     ) -> Self {
         Self {
-            node,
+            system,
+            tokens,
+            passwords,
             metrics,
             audit,
             security,

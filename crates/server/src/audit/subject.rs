@@ -5,6 +5,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use prost::Message;
+use quorate_proto::authpb;
 use quorate_proto::etcdserverpb as pb;
 use quorate_proto::{v3electionpb as electionpb, v3lockpb as lockpb};
 use serde_json::{Map, Value, json};
@@ -30,6 +31,10 @@ pub fn only_reads(method: Method) -> bool {
         | Method::Hash
         | Method::HashKv
         | Method::AuthStatus
+        | Method::UserGet
+        | Method::UserList
+        | Method::RoleGet
+        | Method::RoleList
         | Method::HealthCheck
         | Method::HealthWatch
         | Method::Leader
@@ -51,6 +56,17 @@ pub fn only_reads(method: Method) -> bool {
         | Method::MoveLeader
         | Method::Downgrade
         | Method::Authenticate
+        | Method::AuthEnable
+        | Method::AuthDisable
+        | Method::UserAdd
+        | Method::UserDelete
+        | Method::UserChangePassword
+        | Method::UserGrantRole
+        | Method::UserRevokeRole
+        | Method::RoleAdd
+        | Method::RoleDelete
+        | Method::RoleGrantPermission
+        | Method::RoleRevokePermission
         | Method::Lock
         | Method::Unlock
         | Method::Campaign
@@ -121,6 +137,41 @@ fn try_describe(method: Method, message: Bytes, line: &mut Line) -> Result<(), p
             set(line, "version", request.version);
         }
         Method::Authenticate => set(line, "name", pb::AuthenticateRequest::decode(message)?.name),
+        Method::UserAdd => set(line, "name", pb::AuthUserAddRequest::decode(message)?.name),
+        Method::UserGet => set(line, "name", pb::AuthUserGetRequest::decode(message)?.name),
+        Method::UserDelete => set(line, "name", pb::AuthUserDeleteRequest::decode(message)?.name),
+        Method::UserChangePassword => {
+            set(line, "name", pb::AuthUserChangePasswordRequest::decode(message)?.name);
+        }
+        Method::UserGrantRole => {
+            let request = pb::AuthUserGrantRoleRequest::decode(message)?;
+            set(line, "name", request.user);
+            set(line, "role", request.role);
+        }
+        Method::UserRevokeRole => {
+            let request = pb::AuthUserRevokeRoleRequest::decode(message)?;
+            set(line, "name", request.name);
+            set(line, "role", request.role);
+        }
+        Method::RoleAdd => set(line, "role", pb::AuthRoleAddRequest::decode(message)?.name),
+        Method::RoleGet => set(line, "role", pb::AuthRoleGetRequest::decode(message)?.role),
+        Method::RoleDelete => set(line, "role", pb::AuthRoleDeleteRequest::decode(message)?.role),
+        Method::RoleGrantPermission => {
+            let request = pb::AuthRoleGrantPermissionRequest::decode(message)?;
+            set(line, "role", request.name);
+            let permission = request.perm.unwrap_or_default();
+            let op = match permission.perm_type() {
+                authpb::permission::Type::Read => "grant read",
+                authpb::permission::Type::Write => "grant write",
+                authpb::permission::Type::Readwrite => "grant readwrite",
+            };
+            ranges(line, vec![Op::of(op, permission.key, permission.range_end)]);
+        }
+        Method::RoleRevokePermission => {
+            let request = pb::AuthRoleRevokePermissionRequest::decode(message)?;
+            set(line, "role", request.role);
+            ranges(line, vec![Op::of("revoke", request.key, request.range_end)]);
+        }
         Method::Lock => name(line, &lockpb::LockRequest::decode(message)?.name),
         Method::Unlock => {
             ranges(line, vec![Op::of("unlock", lockpb::UnlockRequest::decode(message)?.key, Bytes::new())])
@@ -129,7 +180,11 @@ fn try_describe(method: Method, message: Bytes, line: &mut Line) -> Result<(), p
         Method::Leader | Method::Observe => name(line, &electionpb::LeaderRequest::decode(message)?.name),
         Method::Proclaim => leader(line, "proclaim", electionpb::ProclaimRequest::decode(message)?.leader),
         Method::Resign => leader(line, "resign", electionpb::ResignRequest::decode(message)?.leader),
-        Method::LeaseKeepAlive
+        Method::AuthEnable
+        | Method::AuthDisable
+        | Method::UserList
+        | Method::RoleList
+        | Method::LeaseKeepAlive
         | Method::LeaseLeases
         | Method::MemberList
         | Method::Status

@@ -139,7 +139,6 @@ const fn alias(name: &'static str, kind: Kind, section: Section, of: &'static st
 
 const DISCOVERY: &str = "discovery through another cluster is absent: use --initial-cluster, or --discovery-srv";
 const TRACING: &str = "distributed tracing is not there yet: use --metrics=extensive and the slow-request log";
-const AUTH: &str = "authentication is not there yet: restrict access to the client URLs in the network";
 const ENGINE: &str = "it tunes bbolt, which is not the engine here; see --storage-engine";
 const LOG_KEPT: &str = "the log is kept by size; see --wal-keep-bytes";
 
@@ -416,9 +415,23 @@ pub const FLAGS: &[Flag] = &[
     used("tls-max-version", "", Text, Security, "TLS1.2 or TLS1.3; the newest without"),
     used("tls-min-version", "TLS1.2", Text, Security, "TLS1.2 or TLS1.3"),
     used("trusted-ca-file", "", Text, Security, "Authorities whose certificates https clients must show"),
-    not_yet("auth-token", "simple", Text, Auth, AUTH),
-    not_yet("auth-token-ttl", "300", Integer, Auth, AUTH),
-    not_yet("bcrypt-cost", "10", Integer, Auth, AUTH),
+    used("auth-token", "simple", Text, Auth, "simple, or jwt,pub-key=FILE,priv-key=FILE,sign-method=RS256,ttl=5m"),
+    used("auth-token-ttl", "300", Integer, Auth, "Seconds that a simple token lives that nobody uses"),
+    inert(
+        "bcrypt-cost",
+        "10",
+        Integer,
+        Auth,
+        "passwords are hashed by argon2id; imported bcrypt hashes keep their cost",
+    ),
+    used("max-auth-tokens", "65536", Integer, Auth, "Most simple tokens; beyond it the least used ones end early"),
+    used(
+        "max-login-queue",
+        "256",
+        Integer,
+        Auth,
+        "Most passwords being hashed or verified or waiting for it; more are refused",
+    ),
     used("listen-metrics-urls", "", Urls, Monitoring, "Where else to serve /metrics and the health endpoints"),
     used("metrics", "basic", Text, Monitoring, "basic, or extensive (adds gRPC latency histograms)"),
     not_yet("enable-pprof", "false", Bool, Monitoring, "pprof is Go's: use perf with the release build's line tables"),

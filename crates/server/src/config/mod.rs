@@ -9,6 +9,7 @@ mod tls;
 mod urls;
 
 use crate::audit::AuditOptions;
+use crate::auth::{JwtOptions, TokenKind};
 use crate::compactor::AutoCompaction;
 use crate::rotate::Rotation;
 use crate::{Discovery, StartError};
@@ -105,6 +106,10 @@ pub struct ServerConfig {
     pub peer_tls: TlsConfig,
     /// Bounds.
     pub limits: Limits,
+    /// Which kind of token is given for a password.
+    pub auth_token: TokenKind,
+    /// Most passwords that are being hashed or verified, or wait for it.
+    pub login_queue_max: usize,
     /// Whether latency histograms are kept.
     pub metrics_extensive: bool,
     /// Requests that take longer are logged.
@@ -165,6 +170,8 @@ impl ServerConfig {
             client_tls,
             peer_tls,
             limits,
+            auth_token: read_auth_token(&settings)?,
+            login_queue_max: at_least_one(&settings, "max-login-queue")?,
             metrics_extensive: choice(settings, "metrics", &[("basic", false), ("extensive", true)])?,
             slow_request: settings.duration("warning-unary-request-duration")?,
             auto_compaction: read_auto_compaction(settings)?,
@@ -291,6 +298,18 @@ fn read_feature_gates(settings: &mut Settings) -> Result<(), StartError> {
     Ok(())
 }
 
+fn read_auth_token(settings: &Settings) -> Result<TokenKind, StartError> {
+    let text = settings.text("auth-token");
+    let (kind, options) = text.split_once(',').unwrap_or((text, ""));
+    match kind {
+        "simple" | "" => Ok(TokenKind::Simple),
+        "jwt" => JwtOptions::parse(options, settings::parse_duration)
+            .map(TokenKind::Jwt)
+            .map_err(|error| StartError::config(format!("--auth-token=jwt: {error}"))),
+        _ => Err(StartError::config(format!("--auth-token: {kind:?} is not one of simple, jwt"))),
+    }
+}
+
 fn read_limits(settings: &Settings) -> Result<Limits, StartError> {
     Ok(Limits {
         request_bytes_max: settings.bytes("max-request-bytes")?,
@@ -384,6 +403,8 @@ fn read_node(settings: &Settings) -> Result<Config, StartError> {
         corrupt_check_interval: settings.duration("corrupt-check-time")?,
         compact_hash_check_interval: read_compact_hash_check(settings)?,
         version_check_interval: read_version_check_interval(settings)?,
+        auth_token_ttl: Duration::from_secs(at_least_one(settings, "auth-token-ttl")? as u64),
+        auth_tokens_max: at_least_one(settings, "max-auth-tokens")?,
         unsafe_no_fsync: settings.boolean("unsafe-no-fsync")?,
         name,
         ..Config::default()

@@ -90,6 +90,21 @@ methods! {
     Downgrade Unary "/etcdserverpb.Maintenance/Downgrade";
     AuthStatus Unary "/etcdserverpb.Auth/AuthStatus";
     Authenticate Unary "/etcdserverpb.Auth/Authenticate";
+    AuthEnable Unary "/etcdserverpb.Auth/AuthEnable";
+    AuthDisable Unary "/etcdserverpb.Auth/AuthDisable";
+    UserAdd Unary "/etcdserverpb.Auth/UserAdd";
+    UserGet Unary "/etcdserverpb.Auth/UserGet";
+    UserList Unary "/etcdserverpb.Auth/UserList";
+    UserDelete Unary "/etcdserverpb.Auth/UserDelete";
+    UserChangePassword Unary "/etcdserverpb.Auth/UserChangePassword";
+    UserGrantRole Unary "/etcdserverpb.Auth/UserGrantRole";
+    UserRevokeRole Unary "/etcdserverpb.Auth/UserRevokeRole";
+    RoleAdd Unary "/etcdserverpb.Auth/RoleAdd";
+    RoleGet Unary "/etcdserverpb.Auth/RoleGet";
+    RoleList Unary "/etcdserverpb.Auth/RoleList";
+    RoleDelete Unary "/etcdserverpb.Auth/RoleDelete";
+    RoleGrantPermission Unary "/etcdserverpb.Auth/RoleGrantPermission";
+    RoleRevokePermission Unary "/etcdserverpb.Auth/RoleRevokePermission";
     Lock Unary "/v3lockpb.Lock/Lock";
     Unlock Unary "/v3lockpb.Lock/Unlock";
     Campaign Unary "/v3electionpb.Election/Campaign";
@@ -120,6 +135,16 @@ impl Method {
                 | Self::LeaseRevoke
                 | Self::MemberAdd
                 | Self::MemberUpdate
+                | Self::UserAdd
+                | Self::UserDelete
+                | Self::UserChangePassword
+                | Self::UserGrantRole
+                | Self::UserRevokeRole
+                | Self::RoleAdd
+                | Self::RoleDelete
+                | Self::RoleGrantPermission
+                | Self::RoleRevokePermission
+                | Self::Authenticate
                 | Self::Lock
                 | Self::Campaign
                 | Self::Proclaim

@@ -7,13 +7,19 @@
 mod body;
 mod message;
 mod method;
+mod rule;
 mod scan;
 mod timeout;
 mod track;
 
 use crate::audit::{AuditLog, Who, Witness};
+use crate::auth::Credentials;
+use crate::client::Client;
+use crate::connection::Connection;
 use crate::limits::{Gauge, Taken};
-use crate::service::{cluster, election, extension, health, kv, lease, lock, maintenance, watch as watch_service};
+use crate::service::{
+    auth, cluster, election, extension, health, kv, lease, lock, maintenance, watch as watch_service,
+};
 use crate::shared::Shared;
 use crate::status::{rejected, status};
 pub use body::{Body, Out};
@@ -57,15 +63,35 @@ pub async fn serve(shared: Arc<Shared>, request: Request<Incoming>) -> Response<
     shared.metrics.client_request(method.kind(), &head.headers);
     let wants_leader = head.headers.get("hasleader").is_some_and(|value| value == "true");
     let timeout = timeout::timeout(&head.headers);
-    let who = Who { connection: head.extensions.get().cloned(), user: None };
+    let connection: Option<Arc<Connection>> = head.extensions.get().cloned();
+    let credentials = Credentials::of(&head.headers, connection.as_deref());
     drop(head);
-    let call = Call { shared: &shared, method, wants_leader, who };
-    let Some(timeout) = timeout else { return call.dispatch(body).await };
+    let call = async {
+        let mut client = Client::new(Arc::clone(&shared), credentials);
+        let admitted = admit(&mut client, method).await;
+        let user = client.user().map(str::to_owned);
+        let call = Call { client: &client, method, wants_leader, who: Who { connection, user } };
+        match admitted {
+            Ok(()) => call.dispatch(body).await,
+            Err(failure) => call.refused(&failure).await,
+        }
+    };
+    let Some(timeout) = timeout else { return call.await };
     // Whoever sets a deadline pays for it. What was proposed by then may still happen, as with a client that leaves.
-    match tokio::time::timeout(timeout, Box::pin(call.dispatch(body))).await {
+    match tokio::time::timeout(timeout, Box::pin(call)).await {
         Ok(response) => response,
         Err(_) => refusal(&Status::deadline_exceeded("context deadline exceeded")),
     }
+}
+
+/// Finds out who the client is, and whether they may call the method at all.
+async fn admit(client: &mut Client, method: Method) -> Result<(), Status> {
+    let rule = method.rule();
+    if !rule.needs_proof() {
+        return Ok(());
+    }
+    client.prove().await?;
+    rule.check(&client.system.auth(), client.node.caller()).map_err(rejected)
 }
 
 /// An answer that is only a failure.
@@ -88,7 +114,7 @@ fn answer(body: Body) -> Response<Body> {
 
 /// One call of a method.
 struct Call<'a> {
-    shared: &'a Arc<Shared>,
+    client: &'a Client,
     method: Method,
     /// Whether the client would rather have an error than an answer without a leader.
     wants_leader: bool,
@@ -98,8 +124,8 @@ struct Call<'a> {
 
 /// What a stream's handler gets with its requests.
 pub struct Session {
-    /// The server.
-    pub shared: Arc<Shared>,
+    /// The server, as the client may use it.
+    pub client: Client,
     /// The messages that the client sends.
     pub requests: MessageReader<Arc<Gauge>>,
     /// Changes when there has been no leader for long; there only if the client asked to be told.
@@ -120,7 +146,7 @@ impl Session {
         tokio::select! {
             biased;
             request = self.requests.next() => request,
-            failure = end(&self.shared, &mut self.no_leader) => Err(failure),
+            failure = end(&self.client, &mut self.no_leader) => Err(failure),
         }
     }
 }
@@ -144,6 +170,16 @@ pub async fn end(shared: &Shared, no_leader: &mut Option<watch::Receiver<u64>>) 
 }
 
 impl<'a> Call<'a> {
+    /// Answers a call of somebody who may not call at all.
+    async fn refused(self, failure: &Status) -> Response<Body> {
+        let shared: &Shared = self.client.shared();
+        Track::start(shared, self.method).end(failure.code());
+        if let Some(audit) = self.audit() {
+            audit.ended(&self.who, self.method, None, None, (failure.code(), failure.message())).await;
+        }
+        refusal(failure)
+    }
+
     /// Answers the call. Of a stream, this is only its start.
     async fn dispatch(self, body: Incoming) -> Response<Body> {
         match self.method {
@@ -173,8 +209,23 @@ impl<'a> Call<'a> {
             Method::Snapshot => Box::pin(self.stream(body, maintenance::snapshot)).await,
             Method::MoveLeader => Box::pin(self.unary(body, maintenance::move_leader)).await,
             Method::Downgrade => Box::pin(self.unary(body, maintenance::downgrade)).await,
-            Method::AuthStatus => Box::pin(self.unary(body, cluster::auth_status)).await,
-            Method::Authenticate => Box::pin(self.unary(body, cluster::authenticate)).await,
+            Method::AuthStatus => Box::pin(self.unary(body, auth::auth_status)).await,
+            Method::Authenticate => Box::pin(self.unary(body, auth::authenticate)).await,
+            Method::AuthEnable => Box::pin(self.unary(body, auth::enable)).await,
+            Method::AuthDisable => Box::pin(self.unary(body, auth::disable)).await,
+            Method::UserAdd => Box::pin(self.unary(body, auth::user_add)).await,
+            Method::UserGet => Box::pin(self.unary(body, auth::user_get)).await,
+            Method::UserList => Box::pin(self.unary(body, auth::user_list)).await,
+            Method::UserDelete => Box::pin(self.unary(body, auth::user_delete)).await,
+            Method::UserChangePassword => Box::pin(self.unary(body, auth::user_change_password)).await,
+            Method::UserGrantRole => Box::pin(self.unary(body, auth::user_grant_role)).await,
+            Method::UserRevokeRole => Box::pin(self.unary(body, auth::user_revoke_role)).await,
+            Method::RoleAdd => Box::pin(self.unary(body, auth::role_add)).await,
+            Method::RoleGet => Box::pin(self.unary(body, auth::role_get)).await,
+            Method::RoleList => Box::pin(self.unary(body, auth::role_list)).await,
+            Method::RoleDelete => Box::pin(self.unary(body, auth::role_delete)).await,
+            Method::RoleGrantPermission => Box::pin(self.unary(body, auth::role_grant_permission)).await,
+            Method::RoleRevokePermission => Box::pin(self.unary(body, auth::role_revoke_permission)).await,
             Method::Lock => Box::pin(self.unary(body, lock::lock)).await,
             Method::Unlock => Box::pin(self.unary(body, lock::unlock)).await,
             Method::Campaign => Box::pin(self.unary(body, election::campaign)).await,
@@ -188,13 +239,13 @@ impl<'a> Call<'a> {
         }
     }
 
-    async fn unary<Q, A, F>(self, body: Incoming, handler: impl FnOnce(&'a Shared, Q) -> F) -> Response<Body>
+    async fn unary<Q, A, F>(self, body: Incoming, handler: impl FnOnce(&'a Client, Q) -> F) -> Response<Body>
     where
         Q: Message + Default,
         A: Message,
         F: Future<Output = Result<A, Status>>,
     {
-        let shared: &'a Shared = self.shared;
+        let shared: &'a Shared = self.client.shared();
         // The scope also holds when the future is dropped, and with it the track.
         stages::scope(async move {
             let mut track = Track::start(shared, self.method);
@@ -223,7 +274,7 @@ impl<'a> Call<'a> {
     async fn unary_message<Q, A, F>(
         &self,
         body: Incoming,
-        handler: impl FnOnce(&'a Shared, Q) -> F,
+        handler: impl FnOnce(&'a Client, Q) -> F,
         track: &mut Track<&'a Shared>,
         witness: Option<&mut Witness<'_>>,
     ) -> Result<Bytes, Status>
@@ -233,19 +284,19 @@ impl<'a> Call<'a> {
         F: Future<Output = Result<A, Status>>,
     {
         self.check_leader()?;
-        let mut reader = self.reader(body, &*self.shared.inflight);
+        let mut reader = self.reader(body, &*self.client.inflight);
         let message = reader.only().await?;
         track.received(message.len());
         if let Some(witness) = witness {
             witness.request = Some(message.clone());
         }
-        if self.method.is_proposed() && message.len() > self.shared.request_bytes_max {
+        if self.method.is_proposed() && message.len() > self.client.request_bytes_max {
             return Err(rejected(Rejection::RequestTooLarge));
         }
-        if self.method == Method::Txn && scan::has_too_many_ops(&message, self.shared.txn_ops_max) {
+        if self.method == Method::Txn && scan::has_too_many_ops(&message, self.client.txn_ops_max) {
             return Err(rejected(Rejection::TooManyOps));
         }
-        let reply = handler(self.shared, decode(message)?).await?;
+        let reply = handler(self.client, decode(message)?).await?;
         let mut out = BytesMut::new();
         encode(&reply, &mut out);
         track.sent(1, out.len());
@@ -300,17 +351,17 @@ impl<'a> Call<'a> {
     }
 
     fn session(&self, body: Incoming) -> Result<Session, Status> {
-        let mut track = Track::start(Arc::clone(self.shared), self.method);
+        let mut track = Track::start(Arc::clone(self.client.shared()), self.method);
         // The stream outlives this call, and with it the call's own permit.
         let permit = self.check_leader().and_then(|()| {
-            Gauge::take(Arc::clone(&self.shared.requests), 1)
+            Gauge::take(Arc::clone(&self.client.requests), 1)
                 .ok_or_else(|| status(&quorate_node::Error::TooManyRequests))
         });
         match permit {
             Ok(permit) => Ok(Session {
-                shared: Arc::clone(self.shared),
-                requests: self.reader(body, Arc::clone(&self.shared.inflight)),
-                no_leader: self.wants_leader.then(|| self.shared.no_leader.clone()),
+                client: self.client.clone(),
+                requests: self.reader(body, Arc::clone(&self.client.inflight)),
+                no_leader: self.wants_leader.then(|| self.client.no_leader.clone()),
                 who: self.who.clone(),
                 track,
                 _permit: permit,
@@ -324,15 +375,15 @@ impl<'a> Call<'a> {
 
     /// The audit log, if it wants this call.
     fn audit(&self) -> Option<&'a AuditLog> {
-        self.shared.audit.as_ref().filter(|audit| audit.wants(self.method))
+        self.client.audit.as_ref().filter(|audit| audit.wants(self.method))
     }
 
     fn reader<G: Deref<Target = Gauge> + Clone>(&self, body: Incoming, inflight: G) -> MessageReader<G> {
-        MessageReader::new(body, inflight, self.shared.request_bytes_max + OVERHEAD_BYTES)
+        MessageReader::new(body, inflight, self.client.request_bytes_max + OVERHEAD_BYTES)
     }
 
     fn check_leader(&self) -> Result<(), Status> {
-        if self.wants_leader && !self.shared.node.has_leader() {
+        if self.wants_leader && !self.client.system.has_leader() {
             return Err(status(&quorate_node::Error::NoLeader));
         }
         Ok(())

@@ -44,6 +44,9 @@ impl<S: Deref<Target = Shared>> Track<S> {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }
+        if code == Code::PermissionDenied {
+            self.shared.metrics.denied.increment();
+        }
         let took = self.start.elapsed();
         self.shared.metrics.method(self.method).handled(code, took);
         let stages = stages::taken();

@@ -133,6 +133,14 @@ pub struct Metrics {
     pub health_success: Counter,
     /// `/health` that did not.
     pub health_failures: Counter,
+    /// Passwords that were right.
+    pub logins: Counter,
+    /// Logins that failed.
+    pub logins_failed: Counter,
+    /// Tokens that did not hold.
+    pub tokens_refused: Counter,
+    /// Calls that ended because their caller may not do what they asked for.
+    pub denied: Counter,
     /// Connections that were accepted.
     pub connections_accepted: Counter,
     /// Connections that are gone.
@@ -175,6 +183,10 @@ impl Metrics {
             slow_requests: Counter::default(),
             health_success: Counter::default(),
             health_failures: Counter::default(),
+            logins: Counter::default(),
+            logins_failed: Counter::default(),
+            tokens_refused: Counter::default(),
+            denied: Counter::default(),
             connections_accepted: Counter::default(),
             connections_closed: Counter::default(),
             fsyncs,

@@ -15,7 +15,7 @@ use tonic::Code;
 
 /// All figures: the node's own, and those of the front that the node does not have.
 pub fn render(shared: &Shared) -> String {
-    let node = shared.node.metrics_text();
+    let node = shared.system.metrics_text();
     let mut text = Text { out: String::with_capacity(16 << 10), known: families(&node) };
     grpc(&mut text, shared);
     front(&mut text, shared);
@@ -191,6 +191,10 @@ fn front(text: &mut Text, shared: &Shared) {
         ("etcd_server_health_failures", "Failed health checks.", &metrics.health_failures),
         ("quorate_requests_refused_total", "Requests refused because too many were under way.", &metrics.refused),
         ("quorate_requests_slow_total", "Requests that took longer than expected.", &metrics.slow_requests),
+        ("quorate_auth_logins_total", "Logins with the right password.", &metrics.logins),
+        ("quorate_auth_logins_failed_total", "Logins that failed.", &metrics.logins_failed),
+        ("quorate_auth_tokens_refused_total", "Requests whose token did not hold.", &metrics.tokens_refused),
+        ("quorate_auth_denied_total", "Requests and watchers that their caller may not have.", &metrics.denied),
         ("quorate_connections_accepted_total", "Client connections accepted.", &metrics.connections_accepted),
     ] {
         text.one(name, "counter", help, counter.get());
@@ -206,6 +210,12 @@ fn front(text: &mut Text, shared: &Shared) {
     text.one("etcd_disk_defrag_inflight", "gauge", "Defragmentations under way.", defragmenting);
     let open = metrics.connections_accepted.get().saturating_sub(metrics.connections_closed.get());
     text.one("quorate_connections_open", "gauge", "Client connections that are open.", open);
+    text.one(
+        "quorate_auth_passwords_queued",
+        "gauge",
+        "Passwords that are being hashed or verified, or wait for it.",
+        shared.passwords.queued(),
+    );
     text.one("quorate_requests_open", "gauge", "Requests and streams under way.", shared.requests.used());
     text.one("quorate_requests_bytes", "gauge", "Bytes of requests under way.", shared.inflight.used());
     let name = "etcd_server_client_requests_total";
@@ -238,8 +248,8 @@ fn checks(text: &mut Text, shared: &Shared) {
 }
 
 fn state(text: &mut Text, shared: &Shared) {
-    let status = shared.node.status();
-    let id = shared.node.header().member_id;
+    let status = shared.system.status();
+    let id = shared.system.header().member_id;
     let leads = status.leader == Some(id);
     let quota = status.db_quota_bytes;
     let corrupt = status.alarms.iter().any(|alarm| alarm.kind == AlarmKind::Corrupt);

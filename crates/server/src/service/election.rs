@@ -3,9 +3,9 @@
 
 use super::recipe::{Place, Watch, created_at, oldest, op, range_of, session, unknown};
 use super::{Answers, Outbox, body, kv};
+use crate::client::Client;
 use crate::convert;
 use crate::grpc::{Body, Session, end};
-use crate::shared::Shared;
 use bytes::Bytes;
 use pb::request_op::Request;
 use quorate_core::{Change, KeyRange, Record, Rejection};
@@ -26,13 +26,13 @@ fn leader_key(leader: Option<LeaderKey>) -> Result<LeaderKey, Status> {
 }
 
 /// Waits until the client's lease leads.
-pub async fn campaign(shared: &Shared, request: CampaignRequest) -> Result<CampaignResponse, Status> {
+pub async fn campaign(client: &Client, request: CampaignRequest) -> Result<CampaignResponse, Status> {
     let CampaignRequest { name, lease, value } = request;
-    let place = Place::take(shared, name.clone(), lease, value.clone()).await.map_err(unknown)?;
+    let place = Place::take(client, name.clone(), lease, value.clone()).await.map_err(unknown)?;
     if place.value_before.as_ref().is_some_and(|before| *before != value) {
-        replace_value(shared, &place.key, place.revision, place.lease, value).await?;
+        replace_value(client, &place.key, place.revision, place.lease, value).await?;
     }
-    match place.wait(shared).await.map_err(unknown)? {
+    match place.wait(client).await.map_err(unknown)? {
         Some(_) => {
             let key = place.key.clone();
             let leader = LeaderKey { name, key, rev: place.revision, lease: place.lease };
@@ -47,7 +47,7 @@ pub async fn campaign(shared: &Shared, request: CampaignRequest) -> Result<Campa
 
 /// Replaces what the leader says of itself, if the key is the one that was created at `revision`.
 async fn replace_value(
-    shared: &Shared,
+    client: &Client,
     key: &Bytes,
     revision: i64,
     lease: i64,
@@ -59,21 +59,21 @@ async fn replace_value(
         success: vec![op(Request::RequestPut(put))],
         failure: Vec::new(),
     };
-    let response = kv::txn(shared, request).await.map_err(unknown)?;
+    let response = kv::txn(client, request).await.map_err(unknown)?;
     if response.succeeded { Ok(response.header) } else { Err(not_leader()) }
 }
 
 /// Replaces what the leader says of itself.
-pub async fn proclaim(shared: &Shared, request: ProclaimRequest) -> Result<ProclaimResponse, Status> {
+pub async fn proclaim(client: &Client, request: ProclaimRequest) -> Result<ProclaimResponse, Status> {
     let leader = leader_key(request.leader)?;
-    let lease = session(shared, leader.lease).await.map_err(unknown)?.lease;
-    let header = replace_value(shared, &leader.key, leader.rev, lease, request.value).await?;
+    let lease = session(client, leader.lease).await.map_err(unknown)?.lease;
+    let header = replace_value(client, &leader.key, leader.rev, lease, request.value).await?;
     Ok(ProclaimResponse { header })
 }
 
 /// Tells who leads.
-pub async fn leader(shared: &Shared, request: LeaderRequest) -> Result<LeaderResponse, Status> {
-    let response = kv::range(shared, oldest(&request.name)).await.map_err(unknown)?;
+pub async fn leader(client: &Client, request: LeaderRequest) -> Result<LeaderResponse, Status> {
+    let response = kv::range(client, oldest(&request.name)).await.map_err(unknown)?;
     match response.kvs.into_iter().next() {
         Some(kv) => Ok(LeaderResponse { header: response.header, kv: Some(kv) }),
         None => Err(Status::unknown("election: no leader")),
@@ -81,7 +81,7 @@ pub async fn leader(shared: &Shared, request: LeaderRequest) -> Result<LeaderRes
 }
 
 /// Gives leadership up. As in etcd, it is no error if there is nothing to give up.
-pub async fn resign(shared: &Shared, request: ResignRequest) -> Result<ResignResponse, Status> {
+pub async fn resign(client: &Client, request: ResignRequest) -> Result<ResignResponse, Status> {
     let leader = leader_key(request.leader)?;
     let delete = pb::DeleteRangeRequest { key: leader.key.clone(), ..Default::default() };
     let request = pb::TxnRequest {
@@ -89,7 +89,7 @@ pub async fn resign(shared: &Shared, request: ResignRequest) -> Result<ResignRes
         success: vec![op(Request::RequestDeleteRange(delete))],
         failure: Vec::new(),
     };
-    let response = kv::txn(shared, request).await.map_err(unknown)?;
+    let response = kv::txn(client, request).await.map_err(unknown)?;
     Ok(ResignResponse { header: response.header })
 }
 
@@ -122,12 +122,12 @@ impl Answers for Observer {
 
     async fn next(&mut self, out: &mut Outbox) -> Result<bool, Status> {
         while out.messages == 0 {
-            let Session { shared, no_leader, .. } = &mut self.session;
-            let step = step(shared, &self.name, &mut self.phase, out);
+            let Session { client, no_leader, .. } = &mut self.session;
+            let step = step(client, &self.name, &mut self.phase, out);
             tokio::select! {
                 biased;
                 outcome = step => outcome.map_err(unknown)?,
-                failure = end(shared, no_leader) => return Err(failure),
+                failure = end(client, no_leader) => return Err(failure),
             }
         }
         Ok(true)
@@ -135,17 +135,17 @@ impl Answers for Observer {
 }
 
 /// Goes on by one phase, or by some events. Cancel-safe as long as it is not called again.
-async fn step(shared: &Shared, name: &Bytes, phase: &mut Phase, out: &mut Outbox) -> Result<(), Status> {
+async fn step(client: &Client, name: &Bytes, phase: &mut Phase, out: &mut Outbox) -> Result<(), Status> {
     *phase = match phase {
-        Phase::Start => look(shared, name, false, out).await?,
-        Phase::Look => look(shared, name, true, out).await?,
+        Phase::Start => look(client, name, false, out).await?,
+        Phase::Look => look(client, name, true, out).await?,
         Phase::Vacant(watch) => match watch.next().await? {
             None => Phase::Look,
             Some((_, records)) => {
                 let Some(kv) = records.into_iter().find_map(Record::into_key_value) else { return Ok(()) };
                 let (key, revision) = (kv.key.clone(), kv.mod_revision.get());
-                send(shared, revision, convert::key_value(kv), out);
-                follow(shared, key, revision)
+                send(client, revision, convert::key_value(kv), out);
+                follow(client, key, revision)
             }
         },
         Phase::Led(watch) => match watch.next().await? {
@@ -155,7 +155,7 @@ async fn step(shared: &Shared, name: &Bytes, phase: &mut Phase, out: &mut Outbox
                     match record.change {
                         Change::Put { .. } => {
                             if let Some(kv) = record.into_key_value() {
-                                send(shared, revision, convert::key_value(kv), out);
+                                send(client, revision, convert::key_value(kv), out);
                             }
                         }
                         Change::Delete => {
@@ -171,27 +171,29 @@ async fn step(shared: &Shared, name: &Bytes, phase: &mut Phase, out: &mut Outbox
     Ok(())
 }
 
-async fn look(shared: &Shared, name: &Bytes, serializable: bool, out: &mut Outbox) -> Result<Phase, Status> {
-    let response = kv::range(shared, pb::RangeRequest { serializable, ..oldest(name) }).await?;
+async fn look(client: &Client, name: &Bytes, serializable: bool, out: &mut Outbox) -> Result<Phase, Status> {
+    // The stream may be old: its client must still be who they were, and still be allowed to read.
+    let client = &client.proven().await?;
+    let response = kv::range(client, pb::RangeRequest { serializable, ..oldest(name) }).await?;
     let revision = response.header.unwrap_or_default().revision;
     Ok(match response.kvs.into_iter().next() {
         Some(kv) => {
             let key = kv.key.clone();
-            send(shared, revision, kv, out);
-            follow(shared, key, revision)
+            send(client, revision, kv, out);
+            follow(client, key, revision)
         }
         None => {
             let (start, end) = range_of(name);
-            Phase::Vacant(Watch::after(shared, revision, [KeyRange::Interval { start, end }], false))
+            Phase::Vacant(Watch::after(client, revision, [KeyRange::Interval { start, end }], false))
         }
     })
 }
 
-fn follow(shared: &Shared, key: Bytes, seen: i64) -> Phase {
-    Phase::Led(Watch::after(shared, seen, [KeyRange::Single(key)], false))
+fn follow(client: &Client, key: Bytes, seen: i64) -> Phase {
+    Phase::Led(Watch::after(client, seen, [KeyRange::Single(key)], false))
 }
 
-fn send(shared: &Shared, revision: i64, kv: KeyValue, out: &mut Outbox) {
-    let header = pb::ResponseHeader { revision, ..convert::header(shared.node.header()) };
+fn send(client: &Client, revision: i64, kv: KeyValue, out: &mut Outbox) {
+    let header = pb::ResponseHeader { revision, ..convert::header(client.node.header()) };
     out.push(&LeaderResponse { header: Some(header), kv: Some(kv) });
 }

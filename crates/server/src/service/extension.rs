@@ -1,19 +1,19 @@
 //! What Quorate offers beyond etcd's API.
 
-use crate::shared::Shared;
+use crate::client::Client;
 use crate::status::status;
 use quorate_node::MemberHealth;
 use quorate_proto::quorate_v1 as pb;
 use tonic::Status;
 
 /// Asks every member how it is.
-pub async fn cluster_health(shared: &Shared, _: pb::ClusterHealthRequest) -> Result<pb::ClusterHealthResponse, Status> {
-    let members = shared.node.cluster_health().await.map_err(|error| status(&error))?;
+pub async fn cluster_health(client: &Client, _: pb::ClusterHealthRequest) -> Result<pb::ClusterHealthResponse, Status> {
+    let members = client.node.cluster_health().await.map_err(|error| status(&error))?;
     Ok(pb::ClusterHealthResponse {
-        cluster_id: shared.node.cluster_id().get(),
-        member_id: shared.node.member_id().get(),
+        cluster_id: client.node.cluster_id().get(),
+        member_id: client.node.member_id().get(),
         members: members.into_iter().map(member).collect(),
-        warnings: shared.security.warnings(),
+        warnings: client.security.warnings(),
     })
 }
 

@@ -2,14 +2,14 @@
 //! what the cluster is able to do is for `/readyz`.
 
 use super::{Answers, Outbox, body};
+use crate::client::Client;
 use crate::grpc::{Body, Session};
-use crate::shared::Shared;
 use quorate_proto::health as pb;
 use quorate_proto::health::health_check_response::ServingStatus;
 use tonic::Status;
 
 /// Asks once.
-pub async fn check(_: &Shared, request: pb::HealthCheckRequest) -> Result<pb::HealthCheckResponse, Status> {
+pub async fn check(_: &Client, request: pb::HealthCheckRequest) -> Result<pb::HealthCheckResponse, Status> {
     if request.service.is_empty() {
         Ok(pb::HealthCheckResponse { status: ServingStatus::Serving as i32 })
     } else {
@@ -38,7 +38,7 @@ impl Answers for HealthAnswers {
             out.push(&pb::HealthCheckResponse { status: status as i32 });
             return Ok(true);
         }
-        self.session.shared.stopping.cancelled().await;
+        self.session.client.stopping.cancelled().await;
         Ok(false)
     }
 }

@@ -1,18 +1,18 @@
 //! The KV service: range, put, delete, txn, compact.
 
 use super::range_stream::{RangeAnswers, check_streamable};
+use crate::client::Client;
 use crate::convert;
 use crate::grpc::{Body, Session};
-use crate::shared::Shared;
 use crate::status::{rejected, status};
 use quorate_core::{Op, Revision, Txn, check_delete, check_put, check_txn};
 use quorate_proto::etcdserverpb as pb;
 use tonic::Status;
 
 /// Reads a range.
-pub async fn range(shared: &Shared, request: pb::RangeRequest) -> Result<pb::RangeResponse, Status> {
+pub async fn range(client: &Client, request: pb::RangeRequest) -> Result<pb::RangeResponse, Status> {
     let request = convert::range_request(request)?;
-    let answer = shared.node.range(request).await.map_err(|error| status(&error))?;
+    let answer = client.node.range(request).await.map_err(|error| status(&error))?;
     Ok(convert::range_response(convert::header(answer.header), answer.body))
 }
 
@@ -22,27 +22,27 @@ pub async fn range_stream(session: Session, request: pb::RangeRequest) -> Result
         Ok(request) => request,
         Err(failure) => return Err((session, failure)),
     };
-    match session.shared.node.range_chunks(request).await {
+    match session.client.node.range_chunks(request).await {
         Ok(reader) => Ok(super::body(RangeAnswers::new(session, reader))),
         Err(error) => Err((session, status(&error))),
     }
 }
 
 /// Writes one key.
-pub async fn put(shared: &Shared, request: pb::PutRequest) -> Result<pb::PutResponse, Status> {
+pub async fn put(client: &Client, request: pb::PutRequest) -> Result<pb::PutResponse, Status> {
     let put = convert::put_request(request);
     check_put(&put).map_err(rejected)?;
     let txn = only(Op::Put(put));
-    let answer = shared.node.txn(txn).await.map_err(|error| status(&error))?;
+    let answer = client.node.txn(txn).await.map_err(|error| status(&error))?;
     convert::put_answer(answer)
 }
 
 /// Deletes keys.
-pub async fn delete_range(shared: &Shared, request: pb::DeleteRangeRequest) -> Result<pb::DeleteRangeResponse, Status> {
+pub async fn delete_range(client: &Client, request: pb::DeleteRangeRequest) -> Result<pb::DeleteRangeResponse, Status> {
     let delete = convert::delete_request(request);
     check_delete(&delete).map_err(rejected)?;
     let txn = only(Op::DeleteRange(delete));
-    let answer = shared.node.txn(txn).await.map_err(|error| status(&error))?;
+    let answer = client.node.txn(txn).await.map_err(|error| status(&error))?;
     convert::delete_answer(answer)
 }
 
@@ -51,16 +51,16 @@ fn only(op: Op) -> Txn {
 }
 
 /// Runs a transaction.
-pub async fn txn(shared: &Shared, request: pb::TxnRequest) -> Result<pb::TxnResponse, Status> {
-    let txn = convert::txn_request(request, shared.txn_ops_max)?;
-    check_txn(&txn, shared.txn_ops_max).map_err(rejected)?;
-    let answer = shared.node.txn(txn).await.map_err(|error| status(&error))?;
+pub async fn txn(client: &Client, request: pb::TxnRequest) -> Result<pb::TxnResponse, Status> {
+    let txn = convert::txn_request(request, client.txn_ops_max)?;
+    check_txn(&txn, client.txn_ops_max).map_err(rejected)?;
+    let answer = client.node.txn(txn).await.map_err(|error| status(&error))?;
     Ok(convert::txn_answer(answer))
 }
 
 /// Forgets history.
-pub async fn compact(shared: &Shared, request: pb::CompactionRequest) -> Result<pb::CompactionResponse, Status> {
+pub async fn compact(client: &Client, request: pb::CompactionRequest) -> Result<pb::CompactionResponse, Status> {
     let revision = Revision::new(request.revision);
-    let answer = shared.node.compact(revision, request.physical).await.map_err(|error| status(&error))?;
+    let answer = client.node.compact(revision, request.physical).await.map_err(|error| status(&error))?;
     Ok(pb::CompactionResponse { header: Some(convert::header(answer.header)) })
 }

@@ -1,9 +1,9 @@
 //! The Lease service.
 
 use super::{Answers, Outbox, body};
+use crate::client::Client;
 use crate::convert;
 use crate::grpc::{Body, Session, decode};
-use crate::shared::Shared;
 use crate::status::status;
 use bytes::Bytes;
 use quorate_core::LeaseId;
@@ -14,32 +14,32 @@ use tonic::Status;
 const KEEP_ALIVE_BATCH: u64 = 64;
 
 /// Grants a lease.
-pub async fn grant(shared: &Shared, request: pb::LeaseGrantRequest) -> Result<pb::LeaseGrantResponse, Status> {
+pub async fn grant(client: &Client, request: pb::LeaseGrantRequest) -> Result<pb::LeaseGrantResponse, Status> {
     let answer =
-        shared.node.lease_grant(LeaseId::new(request.id), request.ttl).await.map_err(|error| status(&error))?;
+        client.node.lease_grant(LeaseId::new(request.id), request.ttl).await.map_err(|error| status(&error))?;
     let (id, ttl) = answer.body;
     Ok(pb::LeaseGrantResponse { header: Some(convert::header(answer.header)), id: id.get(), ttl, error: String::new() })
 }
 
 /// Revokes a lease.
-pub async fn revoke(shared: &Shared, request: pb::LeaseRevokeRequest) -> Result<pb::LeaseRevokeResponse, Status> {
-    let answer = shared.node.lease_revoke(LeaseId::new(request.id)).await.map_err(|error| status(&error))?;
+pub async fn revoke(client: &Client, request: pb::LeaseRevokeRequest) -> Result<pb::LeaseRevokeResponse, Status> {
+    let answer = client.node.lease_revoke(LeaseId::new(request.id)).await.map_err(|error| status(&error))?;
     Ok(pb::LeaseRevokeResponse { header: Some(convert::header(answer.header)) })
 }
 
 /// How long a lease has left.
 pub async fn time_to_live(
-    shared: &Shared,
+    client: &Client,
     request: pb::LeaseTimeToLiveRequest,
 ) -> Result<pb::LeaseTimeToLiveResponse, Status> {
     let answer =
-        shared.node.lease_time_to_live(LeaseId::new(request.id), request.keys).await.map_err(|error| status(&error))?;
+        client.node.lease_time_to_live(LeaseId::new(request.id), request.keys).await.map_err(|error| status(&error))?;
     Ok(convert::lease_time_to_live(answer))
 }
 
 /// Lists leases.
-pub async fn leases(shared: &Shared, _: pb::LeaseLeasesRequest) -> Result<pb::LeaseLeasesResponse, Status> {
-    let answer = shared.node.leases().await.map_err(|error| status(&error))?;
+pub async fn leases(client: &Client, _: pb::LeaseLeasesRequest) -> Result<pb::LeaseLeasesResponse, Status> {
+    let answer = client.node.leases().await.map_err(|error| status(&error))?;
     Ok(pb::LeaseLeasesResponse {
         header: Some(convert::header(answer.header)),
         leases: answer.body.into_iter().map(|id| pb::LeaseStatus { id: id.get() }).collect(),
@@ -60,7 +60,7 @@ impl KeepAlives {
         self.session.track.received(message.len());
         let request: pb::LeaseKeepAliveRequest = decode(message)?;
         let lease = LeaseId::new(request.id);
-        let answer = self.session.shared.node.lease_keep_alive(lease).await.map_err(|error| status(&error))?;
+        let answer = self.session.client.node.lease_keep_alive(lease).await.map_err(|error| status(&error))?;
         out.push(&pb::LeaseKeepAliveResponse {
             header: Some(convert::header(answer.header)),
             id: request.id,

@@ -2,16 +2,16 @@
 
 use super::kv;
 use super::recipe::{Place, unknown};
-use crate::shared::Shared;
+use crate::client::Client;
 use bytes::Bytes;
 use quorate_proto::etcdserverpb as pb;
 use quorate_proto::v3lockpb::{LockRequest, LockResponse, UnlockRequest, UnlockResponse};
 use tonic::Status;
 
 /// Waits until the client's lease holds the lock.
-pub async fn lock(shared: &Shared, request: LockRequest) -> Result<LockResponse, Status> {
-    let place = Place::take(shared, request.name, request.lease, Bytes::new()).await.map_err(unknown)?;
-    match place.wait(shared).await.map_err(unknown)? {
+pub async fn lock(client: &Client, request: LockRequest) -> Result<LockResponse, Status> {
+    let place = Place::take(client, request.name, request.lease, Bytes::new()).await.map_err(unknown)?;
+    match place.wait(client).await.map_err(unknown)? {
         Some(header) => {
             let key = place.key.clone();
             place.keep();
@@ -22,8 +22,8 @@ pub async fn lock(shared: &Shared, request: LockRequest) -> Result<LockResponse,
 }
 
 /// Gives the lock up. As in etcd, it is no error if there is nothing to give up.
-pub async fn unlock(shared: &Shared, request: UnlockRequest) -> Result<UnlockResponse, Status> {
+pub async fn unlock(client: &Client, request: UnlockRequest) -> Result<UnlockResponse, Status> {
     let delete = pb::DeleteRangeRequest { key: request.key, ..Default::default() };
-    let response = kv::delete_range(shared, delete).await.map_err(unknown)?;
+    let response = kv::delete_range(client, delete).await.map_err(unknown)?;
     Ok(UnlockResponse { header: response.header })
 }

@@ -1,10 +1,10 @@
 //! The Maintenance service.
 
 use super::{Answers, Outbox, body};
+use crate::client::Client;
 use crate::convert;
 use crate::grpc::{Body, Session};
 use crate::metrics::Counter;
-use crate::shared::Shared;
 use crate::status::status as failure;
 use crate::version;
 use quorate_core::{Alarm, MemberId, Revision};
@@ -18,9 +18,9 @@ use tonic::Status;
 const WRONG_VERSION: &str = "etcdserver: wrong downgrade target version format";
 
 /// State of this member.
-pub async fn status(shared: &Shared, _: pb::StatusRequest) -> Result<pb::StatusResponse, Status> {
-    let header = shared.node.header();
-    let status = shared.node.status();
+pub async fn status(client: &Client, _: pb::StatusRequest) -> Result<pb::StatusResponse, Status> {
+    let header = client.node.header();
+    let status = client.node.status();
     let mut errors = Vec::new();
     if status.leader.is_none() {
         errors.push(quorate_node::Error::NoLeader.to_string());
@@ -53,14 +53,14 @@ pub async fn status(shared: &Shared, _: pb::StatusRequest) -> Result<pb::StatusR
 }
 
 /// Lists, raises or clears alarms.
-pub async fn alarm(shared: &Shared, request: pb::AlarmRequest) -> Result<pb::AlarmResponse, Status> {
+pub async fn alarm(client: &Client, request: pb::AlarmRequest) -> Result<pb::AlarmResponse, Status> {
     use pb::alarm_request::AlarmAction;
     let kind = convert::alarm_kind(request.alarm);
     let active = match AlarmAction::try_from(request.action) {
         Ok(AlarmAction::Get) => {
-            let alarms = shared.node.alarms().into_iter().filter(|alarm| kind.is_none_or(|kind| alarm.kind == kind));
+            let alarms = client.node.alarms().into_iter().filter(|alarm| kind.is_none_or(|kind| alarm.kind == kind));
             return Ok(pb::AlarmResponse {
-                header: Some(convert::header(shared.node.header())),
+                header: Some(convert::header(client.node.header())),
                 alarms: alarms.map(convert::alarm).collect(),
             });
         }
@@ -70,10 +70,10 @@ pub async fn alarm(shared: &Shared, request: pb::AlarmRequest) -> Result<pb::Ala
     };
     // As in etcd, setting "no alarm" changes nothing.
     let Some(kind) = kind else {
-        return Ok(pb::AlarmResponse { header: Some(convert::header(shared.node.header())), alarms: Vec::new() });
+        return Ok(pb::AlarmResponse { header: Some(convert::header(client.node.header())), alarms: Vec::new() });
     };
     let alarm = Alarm { member: MemberId::new(request.member_id), kind };
-    let answer = shared.node.alarm_set(alarm, active).await.map_err(|error| failure(&error))?;
+    let answer = client.node.alarm_set(alarm, active).await.map_err(|error| failure(&error))?;
     Ok(pb::AlarmResponse {
         header: Some(convert::header(answer.header)),
         alarms: answer.body.into_iter().map(convert::alarm).collect(),
@@ -81,13 +81,13 @@ pub async fn alarm(shared: &Shared, request: pb::AlarmRequest) -> Result<pb::Ala
 }
 
 /// Compacts the engine online. As in etcd, the answer has no header.
-pub async fn defragment(shared: &Shared, _: pb::DefragmentRequest) -> Result<pb::DefragmentResponse, Status> {
+pub async fn defragment(client: &Client, _: pb::DefragmentRequest) -> Result<pb::DefragmentResponse, Status> {
     let start = Instant::now();
-    shared.metrics.defragmentations_begun.increment();
+    client.metrics.defragmentations_begun.increment();
     // Counted as ended even if the client gives up and this call is dropped.
-    let _ended = Ended(&shared.metrics.defragmentations_ended);
-    shared.node.defragment().await.map_err(|error| failure(&error))?;
-    shared.metrics.defragmentations.observe(start.elapsed());
+    let _ended = Ended(&client.metrics.defragmentations_ended);
+    client.node.defragment().await.map_err(|error| failure(&error))?;
+    client.metrics.defragmentations.observe(start.elapsed());
     Ok(pb::DefragmentResponse { header: None })
 }
 
@@ -101,18 +101,18 @@ impl Drop for Ended<'_> {
 }
 
 /// Hash of everything that is kept.
-pub async fn hash(shared: &Shared, _: pb::HashRequest) -> Result<pb::HashResponse, Status> {
+pub async fn hash(client: &Client, _: pb::HashRequest) -> Result<pb::HashResponse, Status> {
     let start = Instant::now();
-    let answer = shared.node.hash_kv(Revision::ZERO).await.map_err(|error| failure(&error))?;
-    shared.metrics.hashes.observe(start.elapsed());
+    let answer = client.node.hash_kv(Revision::ZERO).await.map_err(|error| failure(&error))?;
+    client.metrics.hashes.observe(start.elapsed());
     Ok(pb::HashResponse { header: Some(convert::header(answer.header)), hash: answer.body.hash })
 }
 
 /// Hash of the history up to a revision.
-pub async fn hash_kv(shared: &Shared, request: pb::HashKvRequest) -> Result<pb::HashKvResponse, Status> {
+pub async fn hash_kv(client: &Client, request: pb::HashKvRequest) -> Result<pb::HashKvResponse, Status> {
     let start = Instant::now();
-    let answer = shared.node.hash_kv(Revision::new(request.revision)).await.map_err(|error| failure(&error))?;
-    shared.metrics.revision_hashes.observe(start.elapsed());
+    let answer = client.node.hash_kv(Revision::new(request.revision)).await.map_err(|error| failure(&error))?;
+    client.metrics.revision_hashes.observe(start.elapsed());
     Ok(pb::HashKvResponse {
         header: Some(convert::header(answer.header)),
         hash: answer.body.hash,
@@ -122,13 +122,13 @@ pub async fn hash_kv(shared: &Shared, request: pb::HashKvRequest) -> Result<pb::
 }
 
 /// Hands leadership over. As in etcd, the answer has no header.
-pub async fn move_leader(shared: &Shared, request: pb::MoveLeaderRequest) -> Result<pb::MoveLeaderResponse, Status> {
-    shared.node.move_leader(MemberId::new(request.target_id)).await.map_err(|error| failure(&error))?;
+pub async fn move_leader(client: &Client, request: pb::MoveLeaderRequest) -> Result<pb::MoveLeaderResponse, Status> {
+    client.node.move_leader(MemberId::new(request.target_id)).await.map_err(|error| failure(&error))?;
     Ok(pb::MoveLeaderResponse { header: None })
 }
 
 /// Checks, begins or ends a downgrade.
-pub async fn downgrade(shared: &Shared, request: pb::DowngradeRequest) -> Result<pb::DowngradeResponse, Status> {
+pub async fn downgrade(client: &Client, request: pb::DowngradeRequest) -> Result<pb::DowngradeResponse, Status> {
     use pb::downgrade_request::DowngradeAction;
     let target = || version::parse(&request.version).ok_or_else(|| Status::invalid_argument(WRONG_VERSION));
     let downgrade = match DowngradeAction::try_from(request.action) {
@@ -137,13 +137,13 @@ pub async fn downgrade(shared: &Shared, request: pb::DowngradeRequest) -> Result
         Ok(DowngradeAction::Cancel) => Downgrade::Cancel,
         Err(_) => return Err(Status::unknown("etcdserver: unknown method")),
     };
-    let answer = shared.node.downgrade(downgrade).await.map_err(|error| failure(&error))?;
+    let answer = client.node.downgrade(downgrade).await.map_err(|error| failure(&error))?;
     Ok(pb::DowngradeResponse { header: Some(convert::header(answer.header)), version: answer.body.to_string() })
 }
 
 /// Sends a snapshot of the keyspace, and its SHA-256 at the end.
 pub async fn snapshot(session: Session, _: pb::SnapshotRequest) -> Result<Body, (Session, Status)> {
-    match session.shared.node.snapshot().await {
+    match session.client.node.snapshot().await {
         Ok(reader) => Ok(body(SnapshotAnswers { session, reader, hash: Some(Sha256::new()), start: Instant::now() })),
         Err(error) => Err((session, failure(&error))),
     }
@@ -172,7 +172,7 @@ impl Answers for SnapshotAnswers {
             (None, Some(hash)) => {
                 let digest = hash.finalize_reset();
                 self.hash = None;
-                self.session.shared.metrics.snapshots.observe(self.start.elapsed());
+                self.session.client.metrics.snapshots.observe(self.start.elapsed());
                 bytes::Bytes::copy_from_slice(&digest)
             }
         };

@@ -1,5 +1,6 @@
 //! What each gRPC method does: convert, ask the node, convert back. Knows messages, not frames or sockets.
 
+pub mod auth;
 pub mod cluster;
 pub mod election;
 pub mod extension;

@@ -52,7 +52,7 @@ impl Answers for RangeAnswers {
     }
 
     async fn next(&mut self, out: &mut Outbox) -> Result<bool, Status> {
-        let bytes_max = self.session.shared.request_bytes_max;
+        let bytes_max = self.session.client.request_bytes_max;
         let Some(reader) = &mut self.reader else { return Ok(false) };
         let chunk = reader.next_chunk(self.chunk_keys, bytes_max).map_err(|error| status(&error))?;
         let mut response =

@@ -9,9 +9,9 @@
 //! Whoever stops waiting leaves no key behind: see [`Withdrawal`].
 
 use super::{kv, lease};
+use crate::client::Client;
 use crate::grpc::end;
 use crate::limits::{Gauge, Taken};
-use crate::shared::Shared;
 use crate::status::status;
 use bytes::Bytes;
 use pb::compare::{CompareResult, CompareTarget, TargetUnion};
@@ -106,11 +106,11 @@ pub struct Session {
 ///
 /// # Errors
 /// Those of a grant.
-pub async fn session(shared: &Shared, lease: i64) -> Result<Session, Status> {
+pub async fn session(client: &Client, lease: i64) -> Result<Session, Status> {
     if lease != 0 {
         return Ok(Session { lease, made_here: false });
     }
-    let granted = lease::grant(shared, pb::LeaseGrantRequest { ttl: LEASE_TTL_SECONDS, id: 0 }).await?;
+    let granted = lease::grant(client, pb::LeaseGrantRequest { ttl: LEASE_TTL_SECONDS, id: 0 }).await?;
     Ok(Session { lease: granted.id, made_here: true })
 }
 
@@ -136,18 +136,18 @@ impl Place {
     ///
     /// # Errors
     /// The lease does not exist; those of a transaction; too many requests.
-    pub async fn take(shared: &Shared, name: Bytes, lease: i64, value: Bytes) -> Result<Self, Status> {
-        let session = session(shared, lease).await?;
+    pub async fn take(client: &Client, name: Bytes, lease: i64, value: Bytes) -> Result<Self, Status> {
+        let session = session(client, lease).await?;
         let (prefix, _) = range_of(&name);
         let key = Bytes::from([&prefix[..], format!("{:x}", session.lease).as_bytes()].concat());
-        let mut withdrawal = Withdrawal::prepare(shared, &session, &key)?;
+        let mut withdrawal = Withdrawal::prepare(client, &session, &key)?;
         let put = pb::PutRequest { key: key.clone(), value, lease: session.lease, ..Default::default() };
         let request = pb::TxnRequest {
             compare: vec![created_at(&key, 0)],
             success: vec![op(Request::RequestPut(put)), op(Request::RequestRange(oldest(&name)))],
             failure: vec![op(Request::RequestRange(get(&key))), op(Request::RequestRange(oldest(&name)))],
         };
-        let response = match kv::txn(shared, request).await {
+        let response = match kv::txn(client, request).await {
             Ok(response) => response,
             Err(failure) => {
                 if failure.code() != Code::Unavailable {
@@ -179,36 +179,38 @@ impl Place {
     ///
     /// # Errors
     /// The server stops, or does not serve any more.
-    pub async fn wait(&self, shared: &Shared) -> Result<Option<pb::ResponseHeader>, Status> {
+    pub async fn wait(&self, client: &Client) -> Result<Option<pb::ResponseHeader>, Status> {
         if self.owns {
             return Ok(Some(self.header));
         }
         let mut no_leader = None;
         tokio::select! {
             biased;
-            outcome = self.wait_for_turn(shared) => outcome,
-            failure = end(shared, &mut no_leader) => Err(failure),
+            outcome = self.wait_for_turn(client) => outcome,
+            failure = end(client, &mut no_leader) => Err(failure),
         }
     }
 
-    async fn wait_for_turn(&self, shared: &Shared) -> Result<Option<pb::ResponseHeader>, Status> {
+    async fn wait_for_turn(&self, client: &Client) -> Result<Option<pb::ResponseHeader>, Status> {
         loop {
-            let (revision, mine, before) = self.look(shared).await?;
+            let (revision, mine, before) = self.look(client).await?;
             if !mine {
                 return Ok(None);
             }
             let Some(before) = before else { break };
             // Whichever goes first; the next look tells which.
-            wait_for_delete(shared, [before, self.key.clone()], revision).await?;
+            wait_for_delete(client, [before, self.key.clone()], revision).await?;
         }
         // This member may be behind: what counts is that the cluster has the key still.
-        let answer = retry(|| kv::range(shared, get(&self.key))).await?;
+        let client = &client.proven().await?;
+        let answer = retry(|| kv::range(client, get(&self.key))).await?;
         let mine = answer.kvs.first().is_some_and(|kv| kv.create_revision == self.revision);
         Ok(answer.header.filter(|_| mine))
     }
 
     /// How it stands here and now: the revision, whether the own key is there, and the youngest key that is older.
-    async fn look(&self, shared: &Shared) -> Result<(i64, bool, Option<Bytes>), Status> {
+    async fn look(&self, client: &Client) -> Result<(i64, bool, Option<Bytes>), Status> {
+        let client = &client.proven().await?;
         let (key, range_end) = range_of(&self.name);
         let before = pb::RangeRequest {
             key,
@@ -223,7 +225,7 @@ impl Place {
         };
         let mine = pb::RangeRequest { keys_only: true, serializable: true, ..get(&self.key) };
         let success = vec![op(Request::RequestRange(mine)), op(Request::RequestRange(before))];
-        let answer = kv::txn(shared, pb::TxnRequest { success, ..Default::default() }).await?;
+        let answer = kv::txn(client, pb::TxnRequest { success, ..Default::default() }).await?;
         let mut responses = answer.responses.into_iter();
         let mine = found(responses.next()).is_some_and(|kv| kv.create_revision == self.revision);
         let before = found(responses.next()).map(|kv| kv.key);
@@ -255,8 +257,8 @@ pub struct Watch {
 
 impl Watch {
     /// Watches ranges of keys from the revision after `seen`.
-    pub fn after(shared: &Shared, seen: i64, ranges: impl IntoIterator<Item = KeyRange>, deletes_only: bool) -> Self {
-        let (control, stream) = shared.node.watch_stream();
+    pub fn after(client: &Client, seen: i64, ranges: impl IntoIterator<Item = KeyRange>, deletes_only: bool) -> Self {
+        let (control, stream) = client.node.watch_stream();
         for range in ranges {
             control.create(WatchCreate {
                 watch_id: 0,
@@ -291,8 +293,8 @@ impl Watch {
 }
 
 /// Waits until one of the keys is deleted after `seen`, or may have been.
-async fn wait_for_delete(shared: &Shared, keys: [Bytes; 2], seen: i64) -> Result<(), Status> {
-    Watch::after(shared, seen, keys.map(KeyRange::Single), true).next().await.map(drop)
+async fn wait_for_delete(client: &Client, keys: [Bytes; 2], seen: i64) -> Result<(), Status> {
+    Watch::after(client, seen, keys.map(KeyRange::Single), true).next().await.map(drop)
 }
 
 /// Takes back what a request left in the store, if it ends before its client has it: the client went away or its deadline
@@ -314,25 +316,26 @@ enum What {
 }
 
 impl Withdrawal {
-    fn prepare(shared: &Shared, session: &Session, key: &Bytes) -> Result<Self, Status> {
-        let permit = Gauge::take(Arc::clone(&shared.requests), 1);
+    fn prepare(client: &Client, session: &Session, key: &Bytes) -> Result<Self, Status> {
+        let permit = Gauge::take(Arc::clone(&client.requests), 1);
         let what = if session.made_here {
             What::Lease(LeaseId::new(session.lease))
         } else {
-            What::Key { key: key.clone(), created: Is::Greater, revision: shared.node.header().revision }
+            What::Key { key: key.clone(), created: Is::Greater, revision: client.node.header().revision }
         };
         if permit.is_none() {
-            shared.metrics.refused.increment();
+            client.metrics.refused.increment();
             // A lease that was made ends by itself.
             return Err(status(&Error::TooManyRequests));
         }
         Ok(Self {
-            node: shared.node.clone(),
+            // Taking back is the server's business: it put the key, and the client may have lost the right to it since.
+            node: client.system.clone(),
             what: Some(what),
             permit,
-            tasks: shared.withdrawals.clone(),
+            tasks: client.withdrawals.clone(),
             runtime: Handle::current(),
-            stopping: shared.stopping.clone(),
+            stopping: client.stopping.clone(),
         })
     }
 

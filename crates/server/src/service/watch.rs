@@ -4,12 +4,12 @@
 use super::{Answers, Outbox, body};
 use crate::convert;
 use crate::grpc::{Body, Method, OVERHEAD_BYTES, Session, decode, end};
-use crate::status::status;
+use crate::status::{rejected, status};
 use bytes::Bytes;
 use futures::FutureExt;
 use prost::Message;
 use quorate_core::Revision;
-use quorate_node::{Error, WatchControl, WatchEvent, WatchMessage, WatchStream};
+use quorate_node::{Error, WatchControl, WatchCreate, WatchEvent, WatchMessage, WatchStream};
 use quorate_proto::etcdserverpb as pb;
 use std::collections::{HashSet, VecDeque};
 use tonic::{Code, Status};
@@ -19,7 +19,7 @@ const BATCH_BYTES: usize = 32 << 10;
 
 /// Opens a stream of watchers.
 pub fn watch(session: Session) -> Body {
-    let (control, stream) = session.shared.node.watch_stream();
+    let (control, stream) = session.client.node.watch_stream();
     body(WatchAnswers {
         session,
         control,
@@ -34,12 +34,20 @@ struct WatchAnswers {
     session: Session,
     control: WatchControl,
     stream: WatchStream,
-    /// Creates that are not answered yet, in order: whether each wants fragments.
-    creates: VecDeque<bool>,
+    /// Creates that are not answered yet, in order.
+    creates: VecDeque<Pending>,
     /// Watchers whose large messages are to be cut.
     fragmenting: HashSet<i64>,
     /// The client has said all that it will. The watchers go on.
     requests_end: bool,
+}
+
+/// A create that is not answered yet.
+enum Pending {
+    /// The node was asked.
+    Asked { fragment: bool },
+    /// The client may not have it: the answer only waits for those before it.
+    Denied { reason: String },
 }
 
 enum Event {
@@ -54,7 +62,7 @@ impl Answers for WatchAnswers {
 
     async fn next(&mut self, out: &mut Outbox) -> Result<bool, Status> {
         while out.messages == 0 {
-            let Session { requests, shared, no_leader, .. } = &mut self.session;
+            let Session { requests, client, no_leader, .. } = &mut self.session;
             // A client that does not read its answers is not read from.
             let request = async {
                 self.control.ready().await;
@@ -65,14 +73,14 @@ impl Answers for WatchAnswers {
                 biased;
                 request = request, if !self.requests_end => Event::Request(request?),
                 message = self.stream.next() => Event::Message(message),
-                failure = end(shared, no_leader) => return Err(failure),
+                failure = end(client, no_leader) => return Err(failure),
             };
             match event {
                 Event::Message(Some(message)) => self.send(message, out),
                 Event::Message(None) => return Err(status(&Error::Stopped)),
                 Event::Request(Some(request)) => {
                     self.audit(&request).await;
-                    self.request(request)?;
+                    self.request(request, out).await?;
                 }
                 Event::Request(None) => self.requests_end = true,
             }
@@ -91,8 +99,8 @@ impl Answers for WatchAnswers {
 impl WatchAnswers {
     /// Each watcher is written down; the stream itself was.
     async fn audit(&self, message: &Bytes) {
-        let Session { shared, who, .. } = &self.session;
-        if let Some(audit) = shared.audit.as_ref().filter(|audit| audit.wants(Method::Watch)) {
+        let Session { client, who, .. } = &self.session;
+        if let Some(audit) = client.audit.as_ref().filter(|audit| audit.wants(Method::Watch)) {
             let creates = pb::WatchRequest::decode(message.clone()).is_ok_and(|request| {
                 matches!(request.request_union, Some(pb::watch_request::RequestUnion::CreateRequest(_)))
             });
@@ -102,14 +110,27 @@ impl WatchAnswers {
         }
     }
 
-    fn request(&mut self, message: Bytes) -> Result<(), Status> {
+    async fn request(&mut self, message: Bytes, out: &mut Outbox) -> Result<(), Status> {
         use pb::watch_request::RequestUnion;
         self.session.track.received(message.len());
         let request: pb::WatchRequest = decode(message)?;
         match request.request_union {
             Some(RequestUnion::CreateRequest(create)) => {
-                self.creates.push_back(create.fragment);
-                self.control.create(convert::watch_create(create));
+                let fragment = create.fragment;
+                let create = convert::watch_create(create);
+                match self.permit(&create).await {
+                    Ok(()) => {
+                        self.creates.push_back(Pending::Asked { fragment });
+                        self.control.create(create);
+                    }
+                    Err(denial) => {
+                        self.session.client.metrics.denied.increment();
+                        // grpc-go's way to print an error; clients look for what is in it.
+                        let reason = format!("rpc error: code = {:?} desc = {}", denial.code(), denial.message());
+                        self.creates.push_back(Pending::Denied { reason });
+                        self.answer_denied(out);
+                    }
+                }
             }
             Some(RequestUnion::CancelRequest(cancel)) => self.control.cancel(cancel.watch_id),
             Some(RequestUnion::ProgressRequest(_)) => self.control.request_progress(),
@@ -119,18 +140,39 @@ impl WatchAnswers {
         Ok(())
     }
 
+    /// Whether the client may have the watcher. Asked for at its creation, and not again, as in etcd.
+    async fn permit(&self, create: &WatchCreate) -> Result<(), Status> {
+        let client = self.session.client.proven().await?;
+        client.node.check_read(&create.range).map_err(rejected)
+    }
+
+    /// Answers the denied creates that no earlier one holds up.
+    fn answer_denied(&mut self, out: &mut Outbox) {
+        while let Some(Pending::Denied { reason }) = self.creates.front() {
+            let revision = self.session.client.node.header().revision;
+            out.push(&pb::WatchResponse {
+                created: true,
+                canceled: true,
+                cancel_reason: reason.clone(),
+                ..self.response(-1, revision)
+            });
+            self.creates.pop_front();
+        }
+    }
+
     fn response(&self, watch_id: i64, revision: Revision) -> pb::WatchResponse {
-        let header = quorate_node::Header { revision, ..self.session.shared.node.header() };
+        let header = quorate_node::Header { revision, ..self.session.client.node.header() };
         pb::WatchResponse { header: Some(convert::header(header)), watch_id, ..Default::default() }
     }
 
     fn send(&mut self, message: WatchMessage, out: &mut Outbox) {
         match message {
             WatchMessage::Created { watch_id, revision } => {
-                if self.creates.pop_front() == Some(true) {
+                if let Some(Pending::Asked { fragment: true }) = self.creates.pop_front() {
                     self.fragmenting.insert(watch_id);
                 }
                 out.push(&pb::WatchResponse { created: true, ..self.response(watch_id, revision) });
+                self.answer_denied(out);
             }
             WatchMessage::Refused { revision, reason } => {
                 self.creates.pop_front();
@@ -140,6 +182,7 @@ impl WatchAnswers {
                     cancel_reason: reason.to_owned(),
                     ..self.response(-1, revision)
                 });
+                self.answer_denied(out);
             }
             WatchMessage::Events { watch_id, revision, events } => self.send_events(watch_id, revision, events, out),
             WatchMessage::Progress { watch_id, revision } => out.push(&self.response(watch_id, revision)),
@@ -157,7 +200,7 @@ impl WatchAnswers {
     fn send_events(&self, watch_id: i64, revision: Revision, events: Vec<WatchEvent>, out: &mut Outbox) {
         let events = events.into_iter().map(convert::event).collect();
         let response = pb::WatchResponse { events, ..self.response(watch_id, revision) };
-        let bytes_max = self.session.shared.request_bytes_max + OVERHEAD_BYTES;
+        let bytes_max = self.session.client.request_bytes_max + OVERHEAD_BYTES;
         if self.fragmenting.contains(&watch_id) && response.encoded_len() >= bytes_max {
             for fragment in fragments(response, bytes_max) {
                 out.push(&fragment);
