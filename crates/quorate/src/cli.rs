@@ -8,6 +8,7 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, Command, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use clap_complete::Shell;
 
+use crate::auth::{AuthCommand, RoleCommand, UserCommand};
 use crate::config::ConfigCommand;
 use crate::context::{Context, GlobalOptions, with_environment, with_go_switches};
 use crate::demo::DemoArgs;
@@ -133,6 +134,18 @@ enum Commands {
     /// Make, renew, show and end leases
     #[command(subcommand)]
     Lease(LeaseCommand),
+
+    /// Turn authentication on and off
+    #[command(subcommand)]
+    Auth(AuthCommand),
+
+    /// Show and change users
+    #[command(subcommand)]
+    User(UserCommand),
+
+    /// Show and change roles and their permissions
+    #[command(subcommand)]
+    Role(RoleCommand),
 
     /// Hold a lock while a command runs, or until stopped
     #[command(
@@ -278,6 +291,9 @@ async fn dispatch(command: Commands, context: &Context) -> Result<(), Failure> {
         Commands::Watch(args) => args.run(context).await,
         Commands::Compaction(args) => args.run(context).await,
         Commands::Lease(command) => command.run(context).await,
+        Commands::Auth(command) => command.run(context).await,
+        Commands::User(command) => command.run(context).await,
+        Commands::Role(command) => command.run(context).await,
         Commands::Lock(args) => args.run(context).await,
         Commands::Elect(args) => args.run(context).await,
         Commands::Member(command) => command.run(context).await,

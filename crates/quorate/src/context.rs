@@ -204,7 +204,7 @@ impl Context {
         Ok(Some(match (&self.options.password, user.split_once(':')) {
             (Some(password), _) => (user.clone(), password.clone()),
             (None, Some((name, password))) => (name.to_owned(), password.to_owned()),
-            (None, None) => (user.clone(), ask_password()?),
+            (None, None) => (user.clone(), ask_secret("Password: ")?),
         }))
     }
 
@@ -232,17 +232,17 @@ impl Context {
 }
 
 /// Asks on the terminal, without showing what is typed.
-fn ask_password() -> Result<String, Failure> {
+pub fn ask_secret(prompt: &str) -> Result<String, Failure> {
     use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
     let stdin = io::stdin();
     if !stdin.is_terminal() {
-        return Err(Failure::arguments("--user without a password needs a terminal to ask on"));
+        return Err(Failure::arguments("a password that is not given needs a terminal to ask on"));
     }
     let failed = |error: io::Error| Failure::new(Exit::Error, format!("cannot read the password: {error}"));
     let shown = tcgetattr(&stdin).map_err(|error| failed(error.into()))?;
     let mut hidden = shown.clone();
     hidden.local_modes.remove(LocalModes::ECHO);
-    eprint!("Password: ");
+    eprint!("{prompt}");
     io::stderr().flush().map_err(failed)?;
     tcsetattr(&stdin, OptionalActions::Flush, &hidden).map_err(|error| failed(error.into()))?;
     let mut password = String::new();

@@ -3,6 +3,7 @@
 //! `quorate server` hands its arguments on untouched; every other command is parsed here and talks to a cluster through
 //! `quorate-client`.
 
+mod auth;
 mod cli;
 mod config;
 mod context;

@@ -1,5 +1,6 @@
 //! Tests of the state machine: transcripts, a naive model to compare with, golden bytes.
 
+mod auth;
 mod check;
 mod codec;
 mod model;

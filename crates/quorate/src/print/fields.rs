@@ -79,6 +79,21 @@ impl Fields<'_> {
                     put!(self.out, "\"AlarmType\" : {}\n", alarm_name(alarm.alarm));
                 }
             }
+            Reply::AuthChange { header, .. } => self.header(header),
+            Reply::RoleGet { response, .. } => {
+                self.header(&response.header);
+                for permission in &response.perm {
+                    put!(self.out, "\"PermType\" :  {}", permission.perm_type().as_str_name());
+                    put!(self.out, "\"Key\" : {}", quote(&permission.key));
+                    put!(self.out, "\"RangeEnd\" : {}", quote(&permission.range_end));
+                }
+            }
+            Reply::RoleList(response) => {
+                self.header(&response.header);
+                let roles: Vec<String> = response.roles.iter().map(|role| quote(role.as_bytes())).collect();
+                put!(self.out, "\"Roles\" : {}", roles.join(", "));
+            }
+            Reply::AuthStatus(_) | Reply::UserGet { .. } | Reply::UserList(_) => return false,
             Reply::MemberAdd(_)
             | Reply::MemberRemove { .. }
             | Reply::MemberUpdate { .. }

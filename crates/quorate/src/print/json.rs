@@ -100,6 +100,32 @@ fn answer(reply: Reply<'_>, hex: bool, o: &mut Object<'_>) {
             o.number_always("totalSize", status.total_bytes);
             o.text_always("version", &status.version);
         }
+        Reply::AuthChange { header: h, .. } => header(h, o),
+        Reply::AuthStatus(response) => {
+            header(&response.header, o);
+            o.flag("enabled", response.enabled);
+            o.number("authRevision", response.auth_revision);
+        }
+        Reply::UserGet { response, .. } => {
+            header(&response.header, o);
+            o.text_list("roles", &response.roles);
+        }
+        Reply::UserList(response) => {
+            header(&response.header, o);
+            o.text_list("users", &response.users);
+        }
+        Reply::RoleGet { response, .. } => {
+            header(&response.header, o);
+            o.list("perm", &response.perm, |permission, o| {
+                o.number("permType", permission.perm_type);
+                o.bytes("key", &permission.key);
+                o.bytes("range_end", &permission.range_end);
+            });
+        }
+        Reply::RoleList(response) => {
+            header(&response.header, o);
+            o.text_list("roles", &response.roles);
+        }
         // These are arrays.
         Reply::EndpointHealth(_) | Reply::EndpointStatus(_) | Reply::EndpointHashKv(_) => {}
     }

@@ -60,6 +60,12 @@ pub enum Reply<'a> {
     MoveLeader { from: u64, to: u64, response: &'a MoveLeaderResponse },
     Downgrade { action: &'static str, response: &'a DowngradeResponse },
     SnapshotStatus(&'a SnapshotStatus),
+    AuthChange { header: &'a Option<ResponseHeader>, done: &'a str },
+    AuthStatus(&'a AuthStatusResponse),
+    UserGet { name: &'a str, response: &'a AuthUserGetResponse },
+    UserList(&'a AuthUserListResponse),
+    RoleGet { role: &'a str, response: &'a AuthRoleGetResponse },
+    RoleList(&'a AuthRoleListResponse),
 }
 
 /// What is in a snapshot file.

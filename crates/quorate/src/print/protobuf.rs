@@ -1,7 +1,7 @@
 //! The message of the API in its encoding on the wire.
 
 use prost::Message;
-use quorate_proto::etcdserverpb::WatchResponse;
+use quorate_proto::etcdserverpb::{AuthUserAddResponse, WatchResponse};
 
 use super::Reply;
 
@@ -25,6 +25,13 @@ pub(super) fn render(reply: Reply<'_>, out: &mut Vec<u8>) -> bool {
         Reply::Alarm(response) => response.encode_to_vec(),
         Reply::MoveLeader { response, .. } => response.encode_to_vec(),
         Reply::Downgrade { response, .. } => response.encode_to_vec(),
+        // The answers to all changes of users and roles are a header in the same place.
+        Reply::AuthChange { header, .. } => AuthUserAddResponse { header: *header }.encode_to_vec(),
+        Reply::AuthStatus(response) => response.encode_to_vec(),
+        Reply::UserGet { response, .. } => response.encode_to_vec(),
+        Reply::UserList(response) => response.encode_to_vec(),
+        Reply::RoleGet { response, .. } => response.encode_to_vec(),
+        Reply::RoleList(response) => response.encode_to_vec(),
         Reply::LeaseGrant(_)
         | Reply::LeaseRevoke { .. }
         | Reply::LeaseKeepAlive(_)

@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 
+use quorate_proto::authpb::{Permission, permission};
 use quorate_proto::etcdserverpb::response_op::Response;
 use quorate_proto::etcdserverpb::*;
 use quorate_proto::mvccpb::KeyValue;
@@ -9,6 +10,7 @@ use quorate_proto::mvccpb::KeyValue;
 use super::table::{hash_rows, member_rows, snapshot_rows, status_rows};
 use super::{Printer, Reply, Streams, alarm_name, event_type_name, put};
 use crate::golang;
+use crate::kv::prefix_range;
 
 pub(super) fn render(reply: Reply<'_>, printer: Printer, streams: &mut Streams) {
     let Streams { out, err } = streams;
@@ -73,11 +75,58 @@ pub(super) fn render(reply: Reply<'_>, printer: Printer, streams: &mut Streams) 
             }
         }
         Reply::SnapshotStatus(status) => render_rows(&snapshot_rows(status), out),
+        Reply::AuthChange { done, .. } => put!(out, "{done}"),
+        Reply::AuthStatus(response) => {
+            put!(out, "Authentication Status: {}", response.enabled);
+            put!(out, "AuthRevision: {}", response.auth_revision);
+        }
+        Reply::UserGet { name, response } => {
+            put!(out, "User: {name}");
+            let roles: String = response.roles.iter().map(|role| format!(" {role}")).collect();
+            put!(out, "Roles:{roles}");
+        }
+        Reply::UserList(response) => response.users.iter().for_each(|user| put!(out, "{user}")),
+        Reply::RoleGet { role, response } => render_role(role, response, out),
+        Reply::RoleList(response) => response.roles.iter().for_each(|role| put!(out, "{role}")),
         Reply::MoveLeader { from, to, .. } => put!(out, "Leadership transferred from {from:x} to {to:x}"),
         Reply::Downgrade { action, response } => {
             put!(out, "Downgrade {action} success, cluster version {}", response.version);
         }
     }
+}
+
+fn render_role(role: &str, response: &AuthRoleGetResponse, out: &mut Vec<u8>) {
+    use permission::Type;
+    put!(out, "Role {role}");
+    for (title, kind) in [("KV Read:", Type::Read), ("KV Write:", Type::Write)] {
+        put!(out, "{title}");
+        let fits = |permission: &&Permission| [kind, Type::Readwrite].contains(&permission.perm_type());
+        response.perm.iter().filter(fits).for_each(|permission| render_permission(permission, out));
+    }
+}
+
+fn render_permission(permission: &Permission, out: &mut Vec<u8>) {
+    let Permission { key, range_end, .. } = permission;
+    out.push(b'\t');
+    if range_end.is_empty() {
+        out.extend_from_slice(key);
+    } else {
+        out.push(b'[');
+        out.extend_from_slice(key);
+        if range_end[..] == b"\0"[..] {
+            out.extend_from_slice(b", <open ended>");
+        } else {
+            out.extend_from_slice(b", ");
+            out.extend_from_slice(range_end);
+            out.push(b')');
+        }
+        if !key.is_empty() && prefix_range(key.clone()).1 == *range_end {
+            out.extend_from_slice(b" (prefix ");
+            out.extend_from_slice(key);
+            out.push(b')');
+        }
+    }
+    put!(out, "");
 }
 
 fn render_put(response: &PutResponse, printer: Printer, out: &mut Vec<u8>) {

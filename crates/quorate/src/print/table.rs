@@ -57,7 +57,13 @@ pub(super) fn render(reply: Reply<'_>, out: &mut Vec<u8>) -> bool {
         | Reply::MemberPromote { .. }
         | Reply::Alarm(_)
         | Reply::MoveLeader { .. }
-        | Reply::Downgrade { .. } => return false,
+        | Reply::Downgrade { .. }
+        | Reply::AuthChange { .. }
+        | Reply::AuthStatus(_)
+        | Reply::UserGet { .. }
+        | Reply::UserList(_)
+        | Reply::RoleGet { .. }
+        | Reply::RoleList(_) => return false,
     }
     true
 }
