@@ -1,5 +1,6 @@
 //! A whole server over real sockets: what clients see of one port.
 
+mod auth;
 mod harness;
 mod hostile;
 mod http;
