@@ -1,8 +1,8 @@
 //! Space of this member: the quota, and when the NOSPACE alarm comes and goes.
 //!
 //! A write that would go beyond the quota is refused before it is proposed, by the member that took it, and the alarm is
-//! raised through the log; from then on every member refuses what takes space when it applies it. What differs between
-//! members, their size, is asked here and never at apply.
+//! raised through the log; from then on every member refuses what takes space when it applies it. INVARIANT(space-at-the-door):
+//! what differs between members, their size, is asked here and never at apply.
 //!
 //! The alarm of a full disk is raised and cleared by the same hand, see [`Upkeep`](super::Upkeep).
 
