@@ -627,6 +627,16 @@ impl Node {
         self.running.group.state.store.alarms()
     }
 
+    /// Likewise, with everything in it that was acknowledged anywhere before.
+    ///
+    /// # Errors
+    /// [`Error::NotSupportedForLearner`]; no leader or no quorum in time.
+    pub async fn alarms_linearizable(&self) -> Result<Answer<Vec<Alarm>>, Error> {
+        self.refuse_on_learner()?;
+        self.running.group.linearize().await?;
+        Ok(self.answer(self.alarms()))
+    }
+
     /// Raises or clears an alarm; returns the alarms that it changed.
     ///
     /// # Errors

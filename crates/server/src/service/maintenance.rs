@@ -58,9 +58,11 @@ pub async fn alarm(client: &Client, request: pb::AlarmRequest) -> Result<pb::Ala
     let kind = convert::alarm_kind(request.alarm);
     let active = match AlarmAction::try_from(request.action) {
         Ok(AlarmAction::Get) => {
-            let alarms = client.node.alarms().into_iter().filter(|alarm| kind.is_none_or(|kind| alarm.kind == kind));
+            // etcd sends the question through the log: what was raised anywhere before is in the answer.
+            let answer = client.node.alarms_linearizable().await.map_err(|error| failure(&error))?;
+            let alarms = answer.body.into_iter().filter(|alarm| kind.is_none_or(|kind| alarm.kind == kind));
             return Ok(pb::AlarmResponse {
-                header: Some(convert::header(client.node.header())),
+                header: Some(convert::header(answer.header)),
                 alarms: alarms.map(convert::alarm).collect(),
             });
         }
