@@ -66,6 +66,9 @@ pub(crate) struct Upkeep {
 impl Upkeep {
     pub(crate) fn new(group: &Arc<Group>, wal: Wal, options: UpkeepOptions, stop: Arc<Notify>) -> Self {
         let now = Instant::now();
+        let recovery_index = group.log.state().last.map_or(0, |(_, index)| index);
+        // What stands now, or will when the log is applied again, is of an earlier life of this member.
+        group.space.note_alarm(group.state.store.alarms().contains(&group.no_space_alarm()), true);
         Self {
             group: Arc::downgrade(group),
             state: group.state.clone(),
@@ -79,8 +82,8 @@ impl Upkeep {
             wal,
             handle: tokio::runtime::Handle::current(),
             engine_full: false,
-            recovery_index: group.log.state().last.map_or(0, |(_, index)| index),
-            is_settling: true,
+            recovery_index,
+            is_settling: group.state.applied().index < recovery_index,
             stop,
         }
     }
