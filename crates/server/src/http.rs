@@ -1,15 +1,18 @@
 //! Plain HTTP: version, health and metrics, with etcd's paths, codes and bodies. Knows the node's state, no gRPC.
 
 use crate::convert::alarm_name;
+use crate::gateway;
 use crate::grpc::Body;
 use crate::metrics::{self, Counter};
 use crate::shared::Shared;
 use crate::version;
 use bytes::Bytes;
-use http::{HeaderValue, Method, Response, StatusCode, Uri, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
+use hyper::body::Incoming;
 use quorate_core::{AlarmKind, KeyRange, RangeRequest};
 use std::collections::HashSet;
 use std::fmt::Write;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -77,10 +80,15 @@ impl CheckCounts {
 #[derive(Debug, Default)]
 pub struct CheckMetrics(pub [CheckCounts; CHECKS.len()]);
 
-/// Answers one request. As in etcd, pages of any origin may ask.
-pub async fn serve(shared: &Shared, method: &Method, uri: &Uri) -> Response<Body> {
-    let mut response =
-        if method == Method::OPTIONS { Response::new(Body::Empty) } else { route(shared, method, uri).await };
+/// Answers one request, by the JSON gateway if `gateway`. As in etcd, pages of any origin may ask.
+pub async fn serve(shared: &Arc<Shared>, request: Request<Incoming>, gateway: bool) -> Response<Body> {
+    let mut response = if request.method() == Method::OPTIONS {
+        Response::new(Body::Empty)
+    } else if gateway {
+        gateway::serve(shared, request).await
+    } else {
+        route(shared, request.method(), request.uri()).await
+    };
     for (name, value) in [
         (header::ACCESS_CONTROL_ALLOW_HEADERS, "accept, content-type, authorization"),
         (header::ACCESS_CONTROL_ALLOW_METHODS, "POST, GET, OPTIONS, PUT, DELETE"),

@@ -14,6 +14,7 @@ mod convert;
 mod discovery;
 mod dns;
 mod error;
+mod gateway;
 mod grpc;
 mod http;
 mod inline;

@@ -7,6 +7,7 @@ use crate::StartError;
 use crate::authority::Tolerant;
 use crate::config::{Endpoint, Limits, ServerConfig};
 use crate::connection::{Connection, Remote};
+use crate::gateway;
 use crate::grpc::{self, Body};
 use crate::http as plain_http;
 use crate::inline::{InlineExecutor, Requests};
@@ -49,6 +50,8 @@ pub enum Serves {
     Grpc,
     /// HTTP only.
     Http,
+    /// Metrics and health only.
+    Metrics,
 }
 
 enum Socket {
@@ -248,7 +251,7 @@ impl Acceptor {
         };
         let executor = InlineExecutor::default();
         let builder = builder(&self.limits, executor.clone());
-        let mut connection = pin!(builder.serve_connection(TokioIo::new(Tolerant::new(stream)), service));
+        let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(Tolerant::new(stream)), service));
         let mut requests = Requests::new(executor);
         let first_request = tokio::time::sleep(self.limits.header_read_timeout);
         let result = tokio::select! {
@@ -310,11 +313,13 @@ fn builder(limits: &Limits, executor: InlineExecutor) -> auto::Builder<InlineExe
 async fn serve(shared: Arc<Shared>, serves: Serves, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
     let is_grpc = request.version() == Version::HTTP_2 && grpc::is_grpc(request.headers());
     Ok(match (is_grpc, serves) {
-        (true, Serves::All | Serves::Grpc) => grpc::serve(shared, request).await,
+        (true, Serves::All | Serves::Grpc) => grpc::serve(shared, request.map(grpc::Source::Client)).await,
         (false, Serves::All | Serves::Http) => {
-            Box::pin(plain_http::serve(&shared, request.method(), request.uri())).await
+            let gateway = shared.gateway && gateway::owns(request.uri().path());
+            Box::pin(plain_http::serve(&shared, request, gateway)).await
         }
-        (true, Serves::Http) | (false, Serves::Grpc) => {
+        (false, Serves::Metrics) => Box::pin(plain_http::serve(&shared, request, false)).await,
+        (true, Serves::Http | Serves::Metrics) | (false, Serves::Grpc) => {
             let mut response = Response::new(Body::Empty);
             *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
             response

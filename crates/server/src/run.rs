@@ -72,8 +72,8 @@ pub struct Server {
     shared: Arc<Shared>,
     acceptor: Acceptor,
     tasks: TaskTracker,
-    /// See [`Shared::withdrawals`].
-    withdrawals: TaskTracker,
+    /// See [`Shared::detached`].
+    detached: TaskTracker,
     /// Streams end, and connections finish what they have begun.
     stopping: CancellationToken,
     shutdown_timeout: std::time::Duration,
@@ -117,7 +117,7 @@ impl Server {
             no_leader,
             stopping.clone(),
         ));
-        let withdrawals = shared.withdrawals.clone();
+        let detached = shared.detached.clone();
         let acceptor = Acceptor::new(Arc::clone(&shared), &config, stopping.clone());
         let tasks = TaskTracker::new();
         tasks.spawn(leaderless.run(stopping.clone()));
@@ -130,8 +130,8 @@ impl Server {
             addresses.push((listener.serves(), listener.address().to_owned()));
             match listener.serves() {
                 // Health and metrics can be asked from the start.
-                Serves::Http => acceptor.listen(listener),
-                Serves::All | Serves::Grpc => {
+                Serves::Metrics => acceptor.listen(listener),
+                Serves::All | Serves::Grpc | Serves::Http => {
                     tasks.spawn(listen_when_ready(node.clone(), acceptor.clone(), listener, stopping.clone()));
                 }
             }
@@ -141,7 +141,7 @@ impl Server {
             shared,
             acceptor,
             tasks,
-            withdrawals,
+            detached,
             stopping,
             shutdown_timeout: config.limits.shutdown_timeout,
             addresses,
@@ -164,8 +164,8 @@ impl Server {
         self.acceptor.drain(self.shutdown_timeout).await;
         self.tasks.close();
         self.tasks.wait().await;
-        self.withdrawals.close();
-        self.withdrawals.wait().await;
+        self.detached.close();
+        self.detached.wait().await;
         if let Some(audit) = &self.shared.audit {
             audit.flush().await;
         }
@@ -192,7 +192,7 @@ async fn open_listeners(config: &ServerConfig, security: &Security) -> Result<Ve
     for (flag, endpoints, serves) in [
         ("listen-client-urls", &config.listen_client, client_serves),
         ("listen-client-http-urls", &config.listen_http, Serves::Http),
-        ("listen-metrics-urls", &config.listen_metrics, Serves::Http),
+        ("listen-metrics-urls", &config.listen_metrics, Serves::Metrics),
     ] {
         for endpoint in endpoints {
             let tls = security.clients.clone().filter(|_| endpoint.is_tls());

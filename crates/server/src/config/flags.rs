@@ -200,17 +200,7 @@ pub const FLAGS: &[Flag] = &[
     inert("raft-read-timeout", "5s", Duration, Member, "connections between members are watched by heartbeats"),
     inert("raft-write-timeout", "5s", Duration, Member, "connections between members are watched by heartbeats"),
     inert("initial-election-tick-advance", "true", Bool, Member, "a member that starts waits one election timeout"),
-    Flag {
-        name: "enable-grpc-gateway",
-        default: "true",
-        kind: Bool,
-        section: Member,
-        status: Status::NotYet {
-            accepts: "false",
-            hint: "the JSON gateway (/v3/...) is not there yet: use a gRPC client, or set it to false",
-        },
-        help: "",
-    },
+    used("enable-grpc-gateway", "true", Bool, Member, "Serve the API as JSON over HTTP, below /v3/"),
     not_yet("memory-mlock", "false", Bool, Member, "locking memory is not there yet: turn swap off"),
     inert("socket-reuse-address", "false", Bool, Member, "listeners always set SO_REUSEADDR"),
     not_yet("socket-reuse-port", "false", Bool, Member, "SO_REUSEPORT is not there yet: leave the flag out"),

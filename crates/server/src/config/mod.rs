@@ -110,6 +110,8 @@ pub struct ServerConfig {
     pub auth_token: TokenKind,
     /// Most passwords that are being hashed or verified, or wait for it.
     pub login_queue_max: usize,
+    /// Whether the API is served as JSON, too.
+    pub gateway: bool,
     /// Whether latency histograms are kept.
     pub metrics_extensive: bool,
     /// Requests that take longer are logged.
@@ -172,6 +174,7 @@ impl ServerConfig {
             limits,
             auth_token: read_auth_token(&settings)?,
             login_queue_max: at_least_one(&settings, "max-login-queue")?,
+            gateway: settings.boolean("enable-grpc-gateway")?,
             metrics_extensive: choice(settings, "metrics", &[("basic", false), ("extensive", true)])?,
             slow_request: settings.duration("warning-unary-request-duration")?,
             auto_compaction: read_auto_compaction(settings)?,

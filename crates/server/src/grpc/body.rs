@@ -29,6 +29,8 @@ pub enum Body {
     Trailers,
     /// Messages as they come.
     Stream(Pin<Box<dyn Stream<Item = Out> + Send>>),
+    /// An HTTP body as it comes, without trailers.
+    Plain(Pin<Box<dyn Stream<Item = Bytes> + Send>>),
 }
 
 fn trailers_ok() -> HeaderMap {
@@ -85,6 +87,17 @@ impl http_body::Body for Body {
                     None => Frame::trailers(trailers_ok()),
                 }
             }
+            Self::Plain(mut stream) => match stream.as_mut().poll_next(context) {
+                Poll::Ready(Some(bytes)) => {
+                    *this = Self::Plain(stream);
+                    Frame::data(bytes)
+                }
+                Poll::Ready(None) => return Poll::Ready(None),
+                Poll::Pending => {
+                    *this = Self::Plain(stream);
+                    return Poll::Pending;
+                }
+            },
         };
         Poll::Ready(Some(Ok(frame)))
     }
@@ -93,7 +106,7 @@ impl http_body::Body for Body {
         match self {
             Self::Empty => true,
             Self::Full(bytes) => bytes.is_empty(),
-            Self::Unary(_) | Self::Trailers | Self::Stream(_) => false,
+            Self::Unary(_) | Self::Trailers | Self::Stream(_) | Self::Plain(_) => false,
         }
     }
 
@@ -102,7 +115,7 @@ impl http_body::Body for Body {
             Self::Empty => http_body::SizeHint::with_exact(0),
             Self::Full(bytes) => http_body::SizeHint::with_exact(bytes.len() as u64),
             // No length in the header: gRPC does without, and it costs bytes on the wire.
-            Self::Unary(_) | Self::Trailers | Self::Stream(_) => http_body::SizeHint::default(),
+            Self::Unary(_) | Self::Trailers | Self::Stream(_) | Self::Plain(_) => http_body::SizeHint::default(),
         }
     }
 }

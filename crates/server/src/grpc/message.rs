@@ -3,6 +3,8 @@
 use crate::limits::{Gauge, Taken};
 use crate::status::status;
 use bytes::{BufMut, Bytes, BytesMut};
+use futures::stream::BoxStream;
+use futures::{Stream, StreamExt};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use prost::Message;
@@ -14,14 +16,47 @@ use tonic::{Code, Status};
 pub const PREFIX_BYTES: usize = 5;
 
 /// How long a unary request may take to arrive. Without it, halves of requests would hold their places for ever.
-const READ_TIMEOUT: Duration = Duration::from_secs(30);
+pub const READ_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Where a request's bytes come from.
+pub enum Source {
+    /// A client, over HTTP/2.
+    Client(Incoming),
+    /// The server itself: whole frames.
+    Local(BoxStream<'static, Bytes>),
+}
+
+impl Source {
+    /// Frames that the server has made of something else.
+    pub fn local(frames: impl Stream<Item = Bytes> + Send + 'static) -> Self {
+        // It may be asked again after its end.
+        Self::Local(Box::pin(frames.fuse()))
+    }
+
+    /// The next bytes, `None` at the end. Cancel-safe.
+    async fn data(&mut self) -> Option<Result<Bytes, hyper::Error>> {
+        match self {
+            Self::Client(body) => loop {
+                match body.frame().await? {
+                    Ok(frame) => {
+                        if let Ok(data) = frame.into_data() {
+                            return Some(Ok(data));
+                        }
+                    }
+                    Err(error) => return Some(Err(error)),
+                }
+            },
+            Self::Local(frames) => frames.next().await.map(Ok),
+        }
+    }
+}
 
 /// Reads the messages of one request body.
 ///
 /// A message is never a slice of the connection's receive buffer: who keeps a key or a value keeps at most its request
 /// in memory.
 pub struct MessageReader<G: Deref<Target = Gauge>> {
-    body: Incoming,
+    body: Source,
     inflight: G,
     /// For the message that was read last or is being read, if it is larger than a frame. Smaller ones are bounded by the
     /// number of requests, and what they would cost to count is a good part of what they cost.
@@ -43,7 +78,7 @@ struct Buffer {
 
 impl<G: Deref<Target = Gauge> + Clone> MessageReader<G> {
     /// Reads `body`; large messages count in `inflight` until the next one is asked for.
-    pub fn new(body: Incoming, inflight: G, message_bytes_max: usize) -> Self {
+    pub fn new(body: Source, inflight: G, message_bytes_max: usize) -> Self {
         Self { body, inflight, taken: None, reading: false, message_bytes_max, buffer: Buffer::default() }
     }
 
@@ -56,12 +91,8 @@ impl<G: Deref<Target = Gauge> + Clone> MessageReader<G> {
             if let Some(message) = self.take_message()? {
                 return Ok(Some(message));
             }
-            match self.body.frame().await {
-                Some(Ok(frame)) => {
-                    if let Ok(data) = frame.into_data() {
-                        self.buffer.push(data);
-                    }
-                }
+            match self.body.data().await {
+                Some(Ok(data)) => self.buffer.push(data),
                 Some(Err(error)) => return Err(Status::new(Code::Cancelled, error.to_string())),
                 None if self.buffer.is_empty() => return Ok(None),
                 None => return Err(Status::new(Code::Internal, "grpc: the request ends within a message")),
@@ -165,10 +196,25 @@ pub fn decode<M: Message + Default>(message: Bytes) -> Result<M, Status> {
 pub fn encode<M: Message>(message: &M, out: &mut BytesMut) {
     let length = message.encoded_len();
     out.reserve(PREFIX_BYTES + length);
+    put_prefix(length, out);
+    message.encode_raw(out);
+}
+
+/// Appends what comes before a message of `length` bytes.
+pub fn put_prefix(length: usize, out: &mut BytesMut) {
     out.put_u8(0);
     // A length beyond 4 GiB cannot be framed; requests and ranges are bounded far below.
     out.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
-    message.encode_raw(out);
+}
+
+/// The messages in whole frames that [`encode`] made.
+pub fn split_messages(mut frames: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let ([_, length @ ..], rest) = frames.split_first_chunk::<PREFIX_BYTES>()?;
+        let (message, rest) = rest.split_at_checked(u32::from_be_bytes(*length) as usize)?;
+        frames = rest;
+        Some(message)
+    })
 }
 
 #[cfg(test)]

@@ -25,14 +25,14 @@ use crate::status::{rejected, status};
 pub use body::{Body, Out};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Method as HttpMethod, Request, Response};
-use hyper::body::Incoming;
-pub use message::{MessageReader, PREFIX_BYTES, decode, encode};
+pub use message::{MessageReader, PREFIX_BYTES, READ_TIMEOUT, Source, decode, encode, put_prefix, split_messages};
 pub use method::{Kind, Method};
 use prost::Message;
 use quorate_core::Rejection;
 use quorate_node::stages;
 use std::ops::Deref;
 use std::sync::Arc;
+pub use timeout::timeout;
 use tokio::sync::watch;
 use tonic::{Code, Status};
 pub use track::Track;
@@ -48,7 +48,7 @@ pub fn is_grpc(headers: &HeaderMap) -> bool {
 }
 
 /// Answers one request.
-pub async fn serve(shared: Arc<Shared>, request: Request<Incoming>) -> Response<Body> {
+pub async fn serve(shared: Arc<Shared>, request: Request<Source>) -> Response<Body> {
     let (head, body) = request.into_parts();
     if head.method != HttpMethod::POST {
         return refusal(&Status::new(Code::Internal, format!("http2: unexpected method {:?}", head.method.as_str())));
@@ -62,7 +62,7 @@ pub async fn serve(shared: Arc<Shared>, request: Request<Incoming>) -> Response<
     };
     shared.metrics.client_request(method.kind(), &head.headers);
     let wants_leader = head.headers.get("hasleader").is_some_and(|value| value == "true");
-    let timeout = timeout::timeout(&head.headers);
+    let timeout = timeout(&head.headers);
     let connection: Option<Arc<Connection>> = head.extensions.get().cloned();
     let credentials = Credentials::of(&head.headers, connection.as_deref());
     drop(head);
@@ -181,7 +181,7 @@ impl<'a> Call<'a> {
     }
 
     /// Answers the call. Of a stream, this is only its start.
-    async fn dispatch(self, body: Incoming) -> Response<Body> {
+    async fn dispatch(self, body: Source) -> Response<Body> {
         match self.method {
             Method::Range => self.unary(body, kv::range).await,
             Method::Put => self.unary(body, kv::put).await,
@@ -239,7 +239,7 @@ impl<'a> Call<'a> {
         }
     }
 
-    async fn unary<Q, A, F>(self, body: Incoming, handler: impl FnOnce(&'a Client, Q) -> F) -> Response<Body>
+    async fn unary<Q, A, F>(self, body: Source, handler: impl FnOnce(&'a Client, Q) -> F) -> Response<Body>
     where
         Q: Message + Default,
         A: Message,
@@ -273,7 +273,7 @@ impl<'a> Call<'a> {
 
     async fn unary_message<Q, A, F>(
         &self,
-        body: Incoming,
+        body: Source,
         handler: impl FnOnce(&'a Client, Q) -> F,
         track: &mut Track<&'a Shared>,
         witness: Option<&mut Witness<'_>>,
@@ -304,7 +304,7 @@ impl<'a> Call<'a> {
     }
 
     /// A method with one request and a stream of answers.
-    async fn stream<Q, F>(self, body: Incoming, handler: fn(Session, Q) -> F) -> Response<Body>
+    async fn stream<Q, F>(self, body: Source, handler: fn(Session, Q) -> F) -> Response<Body>
     where
         Q: Message + Default,
         F: Future<Output = Result<Body, (Session, Status)>>,
@@ -338,7 +338,7 @@ impl<'a> Call<'a> {
     }
 
     /// A method with streams both ways.
-    async fn bidi(self, body: Incoming, handler: fn(Session) -> Body) -> Response<Body> {
+    async fn bidi(self, body: Source, handler: fn(Session) -> Body) -> Response<Body> {
         let session = self.session(body);
         if let Some(audit) = self.audit() {
             let code = session.as_ref().map_or_else(|failure| (failure.code(), failure.message()), |_| (Code::Ok, ""));
@@ -350,7 +350,7 @@ impl<'a> Call<'a> {
         }
     }
 
-    fn session(&self, body: Incoming) -> Result<Session, Status> {
+    fn session(&self, body: Source) -> Result<Session, Status> {
         let mut track = Track::start(Arc::clone(self.client.shared()), self.method);
         // The stream outlives this call, and with it the call's own permit.
         let permit = self.check_leader().and_then(|()| {
@@ -378,7 +378,7 @@ impl<'a> Call<'a> {
         self.client.audit.as_ref().filter(|audit| audit.wants(self.method))
     }
 
-    fn reader<G: Deref<Target = Gauge> + Clone>(&self, body: Incoming, inflight: G) -> MessageReader<G> {
+    fn reader<G: Deref<Target = Gauge> + Clone>(&self, body: Source, inflight: G) -> MessageReader<G> {
         MessageReader::new(body, inflight, self.client.request_bytes_max + OVERHEAD_BYTES)
     }
 

@@ -333,7 +333,7 @@ impl Withdrawal {
             node: client.system.clone(),
             what: Some(what),
             permit,
-            tasks: client.withdrawals.clone(),
+            tasks: client.detached.clone(),
             runtime: Handle::current(),
             stopping: client.stopping.clone(),
         })
