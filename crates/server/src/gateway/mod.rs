@@ -24,6 +24,7 @@ use hyper::body::Incoming;
 use input::Input;
 use schema::SCHEMA;
 use std::sync::Arc;
+use std::time::Instant;
 use tonic::{Code, Status};
 
 /// Headers with this prefix are passed on as gRPC metadata, without it.
@@ -69,6 +70,8 @@ struct Call {
     method: schema::Method,
     metadata: HeaderMap,
     extensions: Extensions,
+    /// Since when the client's deadline runs.
+    start: Instant,
 }
 
 impl Call {
@@ -80,7 +83,7 @@ impl Call {
         let metadata = metadata(&head.headers)?;
         // Who is at the other end of the connection.
         let extensions = std::mem::take(&mut head.extensions);
-        Ok(Self { shared: Arc::clone(shared), path, method, metadata, extensions })
+        Ok(Self { shared: Arc::clone(shared), path, method, metadata, extensions, start: Instant::now() })
     }
 
     async fn respond(self, input: Input) -> Response<Body> {
@@ -94,8 +97,7 @@ impl Call {
         };
         drop(input);
         let answer = self.method.answer;
-        let response = self.call(Source::local(futures::stream::iter([message]))).await;
-        match response.into_body() {
+        match self.call(Source::local(futures::stream::iter([message]))).await {
             Ok(Body::Unary(message)) => {
                 let mut json = String::with_capacity(message.len() * 2);
                 grpc::split_messages(&message).for_each(|message| encode::message(answer, message, &mut json));
@@ -130,11 +132,11 @@ impl Call {
                 Err(failure) => return reply::failure(&failure),
             }
         };
-        match self.call(source).await.into_body() {
+        match self.call(source).await {
             // The status of the answer is that of the first message.
             Ok(Body::Stream(mut messages)) => match messages.next().await {
                 Some(Out::Messages(first)) => reply::success(lines::body(answer, first, messages)),
-                Some(Out::End(Ok(()))) | None => reply::success(Body::Empty),
+                Some(Out::End(Ok(()))) | None => reply::no_messages(),
                 Some(Out::End(Err(failure))) => reply::stream_failure(&failure),
             },
             Ok(_) => reply::stream_failure(&Status::internal("the answer is no stream")),
@@ -157,13 +159,22 @@ impl Call {
         Ok(Source::local(futures::stream::iter(first).chain(rest)))
     }
 
-    async fn call(self, source: Source) -> Answer {
+    /// The body that gRPC answers with.
+    async fn call(self, source: Source) -> Result<Body, Status> {
+        // What it took to read the request counts.
+        if grpc::timeout(&self.metadata).is_some_and(|timeout| self.start.elapsed() >= timeout) {
+            return Err(Status::deadline_exceeded("context deadline exceeded"));
+        }
         let mut request = Request::new(source);
         *request.method_mut() = Method::POST;
         *request.uri_mut() = http::Uri::from_static(self.path);
         *request.headers_mut() = self.metadata;
         *request.extensions_mut() = self.extensions;
-        Answer(grpc::serve(self.shared, request).await)
+        let response = grpc::serve(self.shared, request).await;
+        match Status::from_header_map(response.headers()) {
+            Some(failure) if failure.code() != Code::Ok => Err(failure),
+            Some(_) | None => Ok(response.into_body()),
+        }
     }
 }
 
@@ -175,19 +186,6 @@ fn framed(id: schema::MessageId, json: &[u8]) -> Result<Bytes, String> {
     grpc::put_prefix(message.len(), &mut frame);
     frame.put_slice(&message);
     Ok(frame.freeze())
-}
-
-/// What gRPC answered.
-struct Answer(Response<Body>);
-
-impl Answer {
-    /// The body, or the failure that the headers tell of.
-    fn into_body(self) -> Result<Body, Status> {
-        match Status::from_header_map(self.0.headers()) {
-            Some(failure) if failure.code() != Code::Ok => Err(failure),
-            Some(_) | None => Ok(self.0.into_body()),
-        }
-    }
 }
 
 /// The metadata of a request: what is marked as such, the token, and the deadline.

@@ -43,6 +43,11 @@ pub fn success(body: Body) -> Response<Body> {
     response
 }
 
+/// The answer of a stream that ended without a message.
+pub fn no_messages() -> Response<Body> {
+    response(StatusCode::OK, JSON, Body::Empty)
+}
+
 /// A request that failed. Releases up to 3.5 say the text twice, and their clients read the first.
 pub fn failure(status: &Status) -> Response<Body> {
     let mut message = String::new();
