@@ -1,7 +1,7 @@
 //! The Election service: whoever has the oldest key below the election's name leads, and its value is what it says of
 //! itself.
 
-use super::recipe::{Place, Watch, created_at, oldest, op, range_of, session, unknown};
+use super::recipe::{Place, Watch, created_at, oldest, op, range_of, rewrite, session, unknown};
 use super::{Answers, Outbox, body, kv};
 use crate::client::Client;
 use crate::convert;
@@ -17,10 +17,6 @@ use quorate_proto::v3electionpb::{
 };
 use tonic::Status;
 
-fn not_leader() -> Status {
-    Status::unknown("election: not leader")
-}
-
 fn leader_key(leader: Option<LeaderKey>) -> Result<LeaderKey, Status> {
     leader.ok_or_else(|| Status::unknown("\"leader\" field must be provided"))
 }
@@ -28,10 +24,7 @@ fn leader_key(leader: Option<LeaderKey>) -> Result<LeaderKey, Status> {
 /// Waits until the client's lease leads.
 pub async fn campaign(client: &Client, request: CampaignRequest) -> Result<CampaignResponse, Status> {
     let CampaignRequest { name, lease, value } = request;
-    let place = Place::take(client, name.clone(), lease, value.clone()).await.map_err(unknown)?;
-    if place.value_before.as_ref().is_some_and(|before| *before != value) {
-        replace_value(client, &place.key, place.revision, place.lease, value).await?;
-    }
+    let place = Place::take(client, name.clone(), lease, value).await.map_err(unknown)?;
     match place.wait(client).await.map_err(unknown)? {
         Some(_) => {
             let key = place.key.clone();
@@ -45,30 +38,14 @@ pub async fn campaign(client: &Client, request: CampaignRequest) -> Result<Campa
     }
 }
 
-/// Replaces what the leader says of itself, if the key is the one that was created at `revision`.
-async fn replace_value(
-    client: &Client,
-    key: &Bytes,
-    revision: i64,
-    lease: i64,
-    value: Bytes,
-) -> Result<Option<pb::ResponseHeader>, Status> {
-    let put = pb::PutRequest { key: key.clone(), value, lease, ..Default::default() };
-    let request = pb::TxnRequest {
-        compare: vec![created_at(key, revision)],
-        success: vec![op(Request::RequestPut(put))],
-        failure: Vec::new(),
-    };
-    let response = kv::txn(client, request).await.map_err(unknown)?;
-    if response.succeeded { Ok(response.header) } else { Err(not_leader()) }
-}
-
 /// Replaces what the leader says of itself.
 pub async fn proclaim(client: &Client, request: ProclaimRequest) -> Result<ProclaimResponse, Status> {
     let leader = leader_key(request.leader)?;
     let lease = session(client, leader.lease).await.map_err(unknown)?.lease;
-    let header = replace_value(client, &leader.key, leader.rev, lease, request.value).await?;
-    Ok(ProclaimResponse { header })
+    match rewrite(client, &leader.key, leader.rev, lease, request.value).await.map_err(unknown)? {
+        Some(header) => Ok(ProclaimResponse { header: Some(header) }),
+        None => Err(Status::unknown("election: not leader")),
+    }
 }
 
 /// Tells who leads.

@@ -95,6 +95,27 @@ fn found(response: Option<pb::ResponseOp>) -> Option<KeyValue> {
     }
 }
 
+/// Writes a key anew, if it is the one that was created at `revision`; `None` if it is not.
+///
+/// # Errors
+/// Those of a transaction.
+pub async fn rewrite(
+    client: &Client,
+    key: &Bytes,
+    revision: i64,
+    lease: i64,
+    value: Bytes,
+) -> Result<Option<pb::ResponseHeader>, Status> {
+    let put = pb::PutRequest { key: key.clone(), value, lease, ..Default::default() };
+    let request = pb::TxnRequest {
+        compare: vec![created_at(key, revision)],
+        success: vec![op(Request::RequestPut(put))],
+        failure: Vec::new(),
+    };
+    let response = kv::txn(client, request).await?;
+    Ok(response.header.filter(|_| response.succeeded))
+}
+
 /// The lease of a request: its own, or one that is made for it.
 pub struct Session {
     /// The lease.
@@ -124,15 +145,13 @@ pub struct Place {
     pub lease: i64,
     /// Header of the answer that made it.
     pub header: pb::ResponseHeader,
-    /// The value that the key had already, if this lease was in the queue before.
-    pub value_before: Option<Bytes>,
     name: Bytes,
     owns: bool,
     withdrawal: Withdrawal,
 }
 
 impl Place {
-    /// Takes a place, or finds the one that the lease has already.
+    /// Takes a place, or joins the one that the lease has already.
     ///
     /// # Errors
     /// The lease does not exist; those of a transaction; too many requests.
@@ -140,12 +159,29 @@ impl Place {
         let session = session(client, lease).await?;
         let (prefix, _) = range_of(&name);
         let key = Bytes::from([&prefix[..], format!("{:x}", session.lease).as_bytes()].concat());
-        let mut withdrawal = Withdrawal::prepare(client, &session, &key)?;
-        let put = pb::PutRequest { key: key.clone(), value, lease: session.lease, ..Default::default() };
+        loop {
+            let withdrawal = Withdrawal::prepare(client, &session, &key)?;
+            let queued = Self::enqueue(client, &name, &key, &session, &value, withdrawal).await?;
+            // Of a place that another request made, and that went meanwhile, nothing is left to wait with.
+            if let Some(place) = queued {
+                return Ok(place);
+            }
+        }
+    }
+
+    async fn enqueue(
+        client: &Client,
+        name: &Bytes,
+        key: &Bytes,
+        session: &Session,
+        value: &Bytes,
+        mut withdrawal: Withdrawal,
+    ) -> Result<Option<Self>, Status> {
+        let put = pb::PutRequest { key: key.clone(), value: value.clone(), lease: session.lease, ..Default::default() };
         let request = pb::TxnRequest {
-            compare: vec![created_at(&key, 0)],
-            success: vec![op(Request::RequestPut(put)), op(Request::RequestRange(oldest(&name)))],
-            failure: vec![op(Request::RequestRange(get(&key))), op(Request::RequestRange(oldest(&name)))],
+            compare: vec![created_at(key, 0)],
+            success: vec![op(Request::RequestPut(put)), op(Request::RequestRange(oldest(name)))],
+            failure: vec![op(Request::RequestRange(get(key))), op(Request::RequestRange(oldest(name)))],
         };
         let response = match kv::txn(client, request).await {
             Ok(response) => response,
@@ -160,18 +196,24 @@ impl Place {
         let mut responses = response.responses.into_iter();
         let mine = found(responses.next());
         let owner = found(responses.next());
-        let (revision, value_before) = match mine {
-            None => (header.revision, None),
-            Some(kv) => (kv.create_revision, Some(kv.value)),
+        let revision = match mine {
+            None => {
+                withdrawal.was_put_at(header.revision);
+                header.revision
+            }
+            Some(kv) => {
+                // Another request made the place, and may still count on it. If its client is gone, as when this one is
+                // the same client's second try, it must not take the key away any more: it does not if the key changed.
+                withdrawal.nothing_was_put();
+                if rewrite(client, key, kv.create_revision, session.lease, value.clone()).await?.is_none() {
+                    return Ok(None);
+                }
+                kv.create_revision
+            }
         };
-        if value_before.is_some() {
-            // Another request put it, and may still count on it.
-            withdrawal.nothing_was_put();
-        } else {
-            withdrawal.was_put_at(revision);
-        }
         let owns = owner.is_none_or(|owner| owner.create_revision == revision);
-        Ok(Self { key, revision, lease: session.lease, header, value_before, name, owns, withdrawal })
+        let (name, key, lease) = (name.clone(), key.clone(), session.lease);
+        Ok(Some(Self { key, revision, lease, header, name, owns, withdrawal }))
     }
 
     /// Waits until all keys that are older are gone. The header of the answer that found this one still there; `None` if
@@ -311,7 +353,7 @@ struct Withdrawal {
 enum What {
     /// The lease that was made for the request, and with it the key.
     Lease(LeaseId),
-    /// The key, if it was created as said.
+    /// The key, if it was created as said and nobody has written it since.
     Key { key: Bytes, created: Is, revision: Revision },
 }
 
@@ -406,10 +448,14 @@ impl Withdraw {
         match &self.what {
             What::Lease(id) => self.node.lease_revoke(*id).await.map(drop),
             What::Key { key, created, revision } => {
+                // INVARIANT(one-holder): whoever joins writes the key, and from then on it is no longer this request's.
                 let range = KeyRange::Single(key.clone());
-                let compare = Compare { range: range.clone(), result: *created, target: Target::Create(*revision) };
+                let compares = vec![
+                    Compare { range: range.clone(), result: *created, target: Target::Create(*revision) },
+                    Compare { range: range.clone(), result: Is::Equal, target: Target::Version(1) },
+                ];
                 let delete = Op::DeleteRange(DeleteRange { range, prev_kv: false });
-                self.node.txn(Txn { compares: vec![compare], ..Txn::of(delete) }).await.map(drop)
+                self.node.txn(Txn { compares, ..Txn::of(delete) }).await.map(drop)
             }
         }
     }

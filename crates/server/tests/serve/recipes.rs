@@ -61,6 +61,12 @@ impl TestServer {
         }
     }
 
+    async fn is_rewritten(&self, key: String) -> bool {
+        let request = pb::RangeRequest { key: key.into(), ..Default::default() };
+        let answer = self.kv().await.range(request).await.unwrap().into_inner();
+        answer.kvs.iter().any(|kv| kv.version > 1)
+    }
+
     async fn unlock(&self, key: &[u8]) {
         self.lock().await.unlock(UnlockRequest { key: key.to_vec().into() }).await.unwrap();
     }
@@ -117,6 +123,30 @@ async fn a_client_that_stops_waiting_leaves_the_queue() {
     server.wait_keys("l/", 1).await;
     server.unlock(&held.key).await;
     server.wait_keys("l/", 0).await;
+    server.server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_try_keeps_the_place_of_the_first() {
+    let server = start(&[]).await;
+    let held = answer(server.ask("l", server.granted().await).await).await.unwrap();
+    let lease = server.granted().await;
+    let first = server.ask("l", lease).await;
+    server.wait_keys("l/", 2).await;
+    let second = server.ask("l", lease).await;
+    let joined = async {
+        while !server.is_rewritten(format!("l/{lease:x}")).await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, joined).await.expect("the second try joins the first");
+    // The server hears late that the first try is over: the key is the second one's by now.
+    first.abort();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    server.unlock(&held.key).await;
+    let held = answer(second).await.unwrap();
+    assert_eq!(server.keys("l/").await, [format!("l/{lease:x}=")]);
+    server.unlock(&held.key).await;
     server.server.shutdown().await;
 }
 
