@@ -9,6 +9,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use prost::Message;
 use std::ops::Deref;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use tonic::{Code, Status};
 
@@ -22,15 +23,15 @@ pub const READ_TIMEOUT: Duration = Duration::from_secs(30);
 pub enum Source {
     /// A client, over HTTP/2.
     Client(Incoming),
-    /// The server itself: whole frames.
-    Local(BoxStream<'static, Bytes>),
+    /// The server itself: whole frames. The mutex is never locked; it lets sessions be borrowed across threads.
+    Local(Mutex<BoxStream<'static, Bytes>>),
 }
 
 impl Source {
     /// Frames that the server has made of something else.
     pub fn local(frames: impl Stream<Item = Bytes> + Send + 'static) -> Self {
         // It may be asked again after its end.
-        Self::Local(Box::pin(frames.fuse()))
+        Self::Local(Mutex::new(Box::pin(frames.fuse())))
     }
 
     /// The next bytes, `None` at the end. Cancel-safe.
@@ -46,7 +47,7 @@ impl Source {
                     Err(error) => return Some(Err(error)),
                 }
             },
-            Self::Local(frames) => frames.next().await.map(Ok),
+            Self::Local(frames) => frames.get_mut().unwrap_or_else(PoisonError::into_inner).next().await.map(Ok),
         }
     }
 }

@@ -98,7 +98,7 @@ impl Answers for WatchAnswers {
 
 impl WatchAnswers {
     /// Each watcher is written down; the stream itself was.
-    async fn audit(&mut self, message: &Bytes) {
+    async fn audit(&self, message: &Bytes) {
         let Session { client, who, .. } = &self.session;
         if let Some(audit) = client.audit.as_ref().filter(|audit| audit.wants(Method::Watch)) {
             let creates = pb::WatchRequest::decode(message.clone()).is_ok_and(|request| {
