@@ -355,8 +355,8 @@ mod tests {
 
     #[test]
     fn what_is_not_there_is_refused_unless_it_asks_for_nothing() {
-        let error = read(&["--discovery-srv=example.org"], &[]).unwrap_err().to_string();
-        assert_eq!(error, "--discovery-srv: discovery is not there yet: list the members in --initial-cluster");
+        let error = read(&["--memory-mlock"], &[]).unwrap_err().to_string();
+        assert_eq!(error, "--memory-mlock: locking memory is not there yet: turn swap off");
         assert!(read(&["--memory-mlock=false"], &[("ETCD_FORCE_NEW_CLUSTER", "false")]).is_ok());
         assert!(read(&[], &[("ETCD_MEMORY_MLOCK", "true")]).is_err());
     }
