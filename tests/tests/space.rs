@@ -198,7 +198,10 @@ async fn alarms_are_set_and_cleared_by_request_for_any_member() {
             answer.alarms.into_iter().map(|alarm| (alarm.member_id, alarm.alarm)).collect::<Vec<_>>()
         };
         let (no_space, corrupt) = (AlarmType::Nospace as i32, AlarmType::Corrupt as i32);
-        assert_eq!(ask(AlarmAction::Activate, me, AlarmType::None).await, []);
+        // etcd 3.4 raises an alarm that is none.
+        if !status(&client).await.version.starts_with("3.4.") {
+            assert_eq!(ask(AlarmAction::Activate, me, AlarmType::None).await, []);
+        }
         assert_eq!(ask(AlarmAction::Deactivate, me, AlarmType::Nospace).await, []);
         assert_eq!(ask(AlarmAction::Activate, me, AlarmType::Nospace).await, [(me, no_space)]);
         assert_eq!(ask(AlarmAction::Activate, me, AlarmType::Nospace).await, [(me, no_space)], "once more");
@@ -211,9 +214,12 @@ async fn alarms_are_set_and_cleared_by_request_for_any_member() {
         assert!(client.get("a", false).await.is_ok(), "reads go on, as with etcd");
         assert_eq!(ask(AlarmAction::Deactivate, 7, AlarmType::Corrupt).await, [(7, corrupt)]);
         assert_eq!(ask(AlarmAction::Deactivate, 0, AlarmType::Nospace).await, [(0, no_space)]);
-        // One that was asked for stays, though there is space.
-        tokio::time::sleep(Duration::from_secs(3)).await;
-        assert_no_space(client.put("a", "1").await);
+        if cluster.is_quorate() {
+            // One that was asked for stays, though there is space. (etcd lists it still, and has forgotten to refuse since
+            // another one was cleared.)
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            assert_no_space(client.put("a", "1").await);
+        }
         assert_eq!(ask(AlarmAction::Deactivate, me, AlarmType::Nospace).await, [(me, no_space)]);
         client.put("a", "1").await.expect("no alarm is left");
     })
