@@ -89,6 +89,10 @@ pub struct Config {
     pub slow_apply: Duration,
     /// How often a watch that asked for it hears of progress when nothing happens.
     pub watch_progress_interval: Duration,
+    /// Most watchers on one stream.
+    pub watch_stream_watchers_max: usize,
+    /// Most watchers in all.
+    pub watchers_max: usize,
     /// Most events that wait for one slow watcher in memory; beyond it, it re-reads history.
     pub watch_queue_events_max: usize,
     /// Keys that one step of background compaction deletes at most.
@@ -148,6 +152,8 @@ impl Default for Config {
             read_timeout: Duration::from_secs(5),
             slow_apply: Duration::from_millis(100),
             watch_progress_interval: Duration::from_secs(600),
+            watch_stream_watchers_max: 100_000,
+            watchers_max: 1_000_000,
             watch_queue_events_max: 1024,
             compaction_batch: 1000,
             compaction_pause: Duration::from_millis(10),

@@ -444,6 +444,11 @@ impl Node {
         Ok(Answer { header, body })
     }
 
+    /// How many leases there are, as far as this member has applied the log.
+    pub fn lease_count(&self) -> usize {
+        self.running.group.state.store.lease_count()
+    }
+
     /// All leases, the one that expires first in front.
     ///
     /// # Errors

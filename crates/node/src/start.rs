@@ -268,6 +268,8 @@ fn group_options(config: &Config, env: &Arc<dyn Env>) -> GroupOptions {
         alarm_sticky: config.alarm_sticky,
         watch: WatchOptions {
             progress_interval: config.watch_progress_interval,
+            stream_watchers_max: config.watch_stream_watchers_max,
+            hub_watchers_max: config.watchers_max,
             queue_events_max: config.watch_queue_events_max,
             ..WatchOptions::default()
         },

@@ -9,6 +9,8 @@ use std::sync::Arc;
 pub struct Connection {
     /// Where the client is.
     pub remote: Remote,
+    /// Whether it is over TLS.
+    pub encrypted: bool,
     /// The common name in the client's certificate. There only if the certificate was verified, and only with
     /// `--client-cert-auth`: without it, etcd takes no names from certificates either.
     pub common_name: Option<Arc<str>>,

@@ -1,6 +1,7 @@
 //! Plain HTTP: version, health and metrics, with etcd's paths, codes and bodies. Knows the node's state, no gRPC.
 
 use crate::convert::alarm_name;
+use crate::debug;
 use crate::gateway;
 use crate::grpc::Body;
 use crate::metrics::{self, Counter};
@@ -80,27 +81,22 @@ impl CheckCounts {
 #[derive(Debug, Default)]
 pub struct CheckMetrics(pub [CheckCounts; CHECKS.len()]);
 
-/// Answers one request, by the JSON gateway if `gateway`. As in etcd, pages of any origin may ask.
+/// Answers one request, by the JSON gateway if `gateway`.
 pub async fn serve(shared: &Arc<Shared>, request: Request<Incoming>, gateway: bool) -> Response<Body> {
-    let mut response = if request.method() == Method::OPTIONS {
-        Response::new(Body::Empty)
-    } else if gateway {
-        gateway::serve(shared, request).await
-    } else {
-        route(shared, request.method(), request.uri()).await
-    };
-    for (name, value) in [
-        (header::ACCESS_CONTROL_ALLOW_HEADERS, "accept, content-type, authorization"),
-        (header::ACCESS_CONTROL_ALLOW_METHODS, "POST, GET, OPTIONS, PUT, DELETE"),
-        (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
-    ] {
-        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    if request.method() == Method::OPTIONS {
+        return Response::new(Body::Empty);
     }
-    response
+    if gateway {
+        return gateway::serve(shared, request).await;
+    }
+    route(shared, request.method(), request.uri()).await
 }
 
 async fn route(shared: &Shared, method: &Method, uri: &Uri) -> Response<Body> {
     let path = uri.path();
+    if let Some(answer) = debug(shared, method, path, uri.query().unwrap_or_default()).await {
+        return answer;
+    }
     let check = path.strip_prefix('/').unwrap_or_default();
     let known = matches!(path, "/version" | "/health" | "/metrics") || find_checks(check).next().is_some();
     if !known {
@@ -120,6 +116,19 @@ async fn route(shared: &Shared, method: &Method, uri: &Uri) -> Response<Body> {
     }
 }
 
+/// Answers for a path below `/debug`, if it is there.
+async fn debug(shared: &Shared, method: &Method, path: &str, query: &str) -> Option<Response<Body>> {
+    let path = path.strip_prefix("/debug").filter(|_| method == Method::GET)?;
+    if path == "/vars" {
+        return Some(success(HeaderValue::from_static("application/json; charset=utf-8"), debug::vars(shared)));
+    }
+    let path = path.strip_prefix("/pprof").filter(|_| shared.pprof)?;
+    let (code, text) = debug::pprof(shared, path, query).await?;
+    let mut response = success(TEXT, text);
+    *response.status_mut() = code;
+    Some(response)
+}
+
 fn success(content_type: HeaderValue, body: impl Into<Bytes>) -> Response<Body> {
     let mut response = Response::new(Body::Full(body.into()));
     response.headers_mut().insert(header::CONTENT_TYPE, content_type);
@@ -127,7 +136,7 @@ fn success(content_type: HeaderValue, body: impl Into<Bytes>) -> Response<Body> 
 }
 
 /// As Go's `http.Error`: plain text with a line end.
-fn failure(code: StatusCode, text: &str) -> Response<Body> {
+pub fn failure(code: StatusCode, text: &str) -> Response<Body> {
     let mut response = success(TEXT, format!("{text}\n"));
     *response.status_mut() = code;
     no_sniff(&mut response);

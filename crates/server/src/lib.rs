@@ -3,6 +3,7 @@
 //! What this crate does not know: Raft, storage, revisions. It converts, limits and counts, and asks [`quorate_node::Node`].
 //! It guarantees that what a client does costs at most that client: sizes, numbers and times are bounded.
 
+mod access;
 mod audit;
 mod auth;
 mod authority;
@@ -11,12 +12,14 @@ mod compactor;
 mod config;
 mod connection;
 mod convert;
+mod debug;
 mod discovery;
 mod dns;
 mod error;
 mod gateway;
 mod grpc;
 mod http;
+mod inherited;
 mod inline;
 mod leaderless;
 mod limits;
@@ -34,6 +37,7 @@ mod tls;
 mod utc;
 pub mod version;
 
+pub use access::{Access, Allowed};
 pub use audit::{AuditOptions, WhenFull};
 pub use compactor::AutoCompaction;
 pub use config::flags::command;

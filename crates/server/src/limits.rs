@@ -1,8 +1,43 @@
 //! Admission: how many requests and how many of their bytes are under way at once. Beyond a bound a request is refused
 //! before anything of it is kept. Knows numbers, not protocols.
 
+use crate::status::status;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use tonic::Status;
+use tonic::metadata::MetadataValue;
+
+/// A bound of this front that refuses requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// Requests and streams at a time.
+    Requests,
+    /// Bytes of requests being read and carried out.
+    InflightBytes,
+    /// Leases that exist.
+    Leases,
+}
+
+impl Limit {
+    /// All of them, in the order of their discriminants.
+    pub const ALL: [Self; 3] = [Self::Requests, Self::InflightBytes, Self::Leases];
+
+    /// The option that sets it.
+    pub const fn flag(self) -> &'static str {
+        match self {
+            Self::Requests => "max-concurrent-requests",
+            Self::InflightBytes => "max-inflight-bytes",
+            Self::Leases => "max-leases",
+        }
+    }
+
+    /// The refusal. Clients match on etcd's text, so that the option is named beside it, in the metadata `quorate-limit`.
+    pub fn refusal(self) -> Status {
+        let mut status = status(&quorate_node::Error::TooManyRequests);
+        status.metadata_mut().insert("quorate-limit", MetadataValue::from_static(self.flag()));
+        status
+    }
+}
 
 /// A number that must stay at or below a bound.
 #[derive(Debug)]
@@ -47,6 +82,17 @@ impl<G: Deref<Target = Gauge>> Drop for Taken<G> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_refusal_has_etcds_text_and_names_its_option() {
+        for (place, limit) in Limit::ALL.into_iter().enumerate() {
+            assert_eq!(limit as usize, place);
+            let refusal = limit.refusal();
+            assert_eq!(refusal.message(), "etcdserver: too many requests");
+            assert_eq!(refusal.metadata().get("quorate-limit").unwrap(), limit.flag());
+            assert!(crate::config::flags::find(limit.flag()).is_some());
+        }
+    }
 
     #[test]
     fn the_bound_holds_and_what_is_dropped_is_free_again() {

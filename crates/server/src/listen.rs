@@ -10,6 +10,7 @@ use crate::connection::{Connection, Remote};
 use crate::gateway;
 use crate::grpc::{self, Body};
 use crate::http as plain_http;
+use crate::inherited::Inherited;
 use crate::inline::{InlineExecutor, Requests};
 use crate::shared::Shared;
 use http::{Request, Response, StatusCode, Version};
@@ -81,19 +82,29 @@ impl Listener {
         serves: Serves,
         flag: &'static str,
         tls: Option<quorate_tls::Server>,
+        inherited: &mut Inherited,
     ) -> Result<Self, StartError> {
         let failed = |source| StartError::Listen { flag, url: endpoint.to_string(), source };
         let (socket, address) = match endpoint {
             Endpoint::Tcp { host, port, .. } => {
                 // As in Go: the name may lead to IPv6 alone, and most clients dial 127.0.0.1.
                 let host = if host == "localhost" { "127.0.0.1" } else { host };
-                let listener = TcpListener::bind((host, *port)).await.map_err(failed)?;
+                let listener = match inherited.tcp(host, *port) {
+                    Some(listener) => TcpListener::from_std(listener).map_err(failed)?,
+                    None => TcpListener::bind((host, *port)).await.map_err(failed)?,
+                };
                 let address = listener.local_addr().map_err(failed)?.to_string();
                 (Socket::Tcp(listener), address)
             }
             Endpoint::Unix { path, .. } => {
-                remove_stale_socket(path).map_err(failed)?;
-                (Socket::Unix(UnixListener::bind(path).map_err(failed)?), path.display().to_string())
+                let listener = match inherited.unix(path) {
+                    Some(listener) => UnixListener::from_std(listener).map_err(failed)?,
+                    None => {
+                        remove_stale_socket(path).map_err(failed)?;
+                        UnixListener::bind(path).map_err(failed)?
+                    }
+                };
+                (Socket::Unix(listener), path.display().to_string())
             }
         };
         Ok(Self { socket, serves, address, tls })
@@ -189,7 +200,8 @@ impl Acceptor {
                 let (stream, address) = socket.accept().await?;
                 // Small answers must not wait for more to come.
                 stream.set_nodelay(true)?;
-                let (serves, peer) = (listener.serves, Connection { remote: Remote::Tcp(address), common_name: None });
+                let (serves, peer) =
+                    (listener.serves, Connection { remote: Remote::Tcp(address), encrypted: false, common_name: None });
                 match listener.tls.clone() {
                     None => self.tasks.spawn(self.clone().connection(stream, peer, serves, permit)),
                     Some(tls) => self.tasks.spawn(self.clone().secure(Box::new(stream), tls, peer, serves, permit)),
@@ -197,7 +209,8 @@ impl Acceptor {
             }
             Socket::Unix(socket) => {
                 let (stream, _) = socket.accept().await?;
-                let (serves, peer) = (listener.serves, Connection { remote: Remote::Unix, common_name: None });
+                let (serves, peer) =
+                    (listener.serves, Connection { remote: Remote::Unix, encrypted: false, common_name: None });
                 match listener.tls.clone() {
                     None => self.tasks.spawn(self.clone().connection(stream, peer, serves, permit)),
                     Some(tls) => self.tasks.spawn(self.clone().secure(Box::new(stream), tls, peer, serves, permit)),
@@ -226,6 +239,7 @@ impl Acceptor {
         };
         // A failure is counted and logged there.
         let Ok((stream, certificate)) = accepted else { return };
+        peer.encrypted = true;
         // INVARIANT(verified-name): what comes from `accept` was verified, and nothing else becomes a name.
         if self.names_are_users {
             let name = certificate.and_then(|certificate| certificate.common_name);
@@ -315,10 +329,27 @@ async fn serve(shared: Arc<Shared>, serves: Serves, request: Request<Incoming>) 
     Ok(match (is_grpc, serves) {
         (true, Serves::All | Serves::Grpc) => grpc::serve(shared, request.map(grpc::Source::Client)).await,
         (false, Serves::All | Serves::Http) => {
+            // Over TLS the certificate says who this is.
+            let refusal = match request.extensions().get::<Arc<Connection>>() {
+                Some(peer) if !peer.encrypted => shared.access.refuse_host(request.uri(), request.headers()).err(),
+                Some(_) | None => None,
+            };
             let gateway = shared.gateway && gateway::owns(request.uri().path());
-            Box::pin(plain_http::serve(&shared, request, gateway)).await
+            let origin = request.headers().get(http::header::ORIGIN).cloned();
+            let mut response = match refusal {
+                Some((code, text)) => plain_http::failure(code, &text),
+                None => Box::pin(plain_http::serve(&shared, request, gateway)).await,
+            };
+            shared.access.allow_origin(origin.as_ref(), &mut response);
+            response
         }
-        (false, Serves::Metrics) => Box::pin(plain_http::serve(&shared, request, false)).await,
+        (false, Serves::Metrics) => {
+            // As in etcd, names are not looked at here: there is nothing that a page could use.
+            let origin = request.headers().get(http::header::ORIGIN).cloned();
+            let mut response = Box::pin(plain_http::serve(&shared, request, false)).await;
+            shared.access.allow_origin(origin.as_ref(), &mut response);
+            response
+        }
         (true, Serves::Http | Serves::Metrics) | (false, Serves::Grpc) => {
             let mut response = Response::new(Body::Empty);
             *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;

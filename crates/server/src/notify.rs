@@ -1,6 +1,7 @@
 //! systemd's readiness protocol: one datagram to the socket that `NOTIFY_SOCKET` names. Without it, nothing happens.
 
 use std::os::unix::net::UnixDatagram;
+use std::time::Duration;
 
 /// The service is ready.
 pub fn ready() {
@@ -10,6 +11,21 @@ pub fn ready() {
 /// The service stops.
 pub fn stopping() {
     send("STOPPING=1");
+}
+
+/// How often the service manager wants to hear that the service is alive (`WatchdogSec=`), if it does.
+pub fn watchdog_interval() -> Option<Duration> {
+    let number = |name: &str| std::env::var(name).ok()?.parse::<u64>().ok();
+    // The variables are inherited; they are meant for one process.
+    if number("WATCHDOG_PID").is_some_and(|pid| pid != u64::from(std::process::id())) {
+        return None;
+    }
+    number("WATCHDOG_USEC").filter(|micros| *micros > 0).map(Duration::from_micros)
+}
+
+/// The service is alive.
+pub fn alive() {
+    send("WATCHDOG=1");
 }
 
 fn send(state: &str) {

@@ -4,12 +4,15 @@ use crate::audit::AuditLog;
 use crate::auth::{Passwords, Tokens};
 use crate::compactor::Compactor;
 use crate::config::ServerConfig;
+use crate::inherited::Inherited;
 use crate::leaderless::LeaderWatch;
 use crate::listen::{Acceptor, Listener, Serves};
 use crate::metrics::{Histogram, Metrics};
 use crate::shared::Shared;
 use crate::tls::Security;
 use crate::{StartError, log, notify};
+use bytes::Bytes;
+use quorate_core::{KeyRange, RangeRequest};
 use quorate_node::{FsyncObserver, Node};
 use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
@@ -63,7 +66,20 @@ async fn tell_when_ready(node: Node) -> std::convert::Infallible {
         tracing::info!("ready to serve client requests");
         notify::ready();
     }
-    std::future::pending().await
+    let Some(interval) = notify::watchdog_interval() else { return std::future::pending().await };
+    loop {
+        // A read of this member's own state says that the process does its work; it needs no leader.
+        let everything = KeyRange::From { start: Bytes::from_static(b"\0") };
+        let request = RangeRequest { serializable: true, keys_only: true, limit: 1, ..RangeRequest::new(everything) };
+        match tokio::time::timeout(interval / 2, node.range(request)).await {
+            Ok(Ok(_)) => notify::alive(),
+            Ok(Err(error)) => tracing::error!(%error, "the service manager is not told that this member is alive"),
+            Err(_) => {
+                tracing::error!("a read takes too long: the service manager is not told that this member is alive")
+            }
+        }
+        tokio::time::sleep(interval / 2).await;
+    }
 }
 
 /// A running server. Dropping it does not stop it: call [`Server::shutdown`].
@@ -189,6 +205,7 @@ async fn listen_when_ready(node: Node, acceptor: Acceptor, listener: Listener, s
 async fn open_listeners(config: &ServerConfig, security: &Security) -> Result<Vec<Listener>, StartError> {
     let client_serves = if config.listen_http.is_empty() { Serves::All } else { Serves::Grpc };
     let mut listeners = Vec::new();
+    let mut inherited = Inherited::take().map_err(StartError::Process)?;
     for (flag, endpoints, serves) in [
         ("listen-client-urls", &config.listen_client, client_serves),
         ("listen-client-http-urls", &config.listen_http, Serves::Http),
@@ -196,8 +213,11 @@ async fn open_listeners(config: &ServerConfig, security: &Security) -> Result<Ve
     ] {
         for endpoint in endpoints {
             let tls = security.clients.clone().filter(|_| endpoint.is_tls());
-            listeners.push(Listener::open(endpoint, serves, flag, tls).await?);
+            listeners.push(Listener::open(endpoint, serves, flag, tls, &mut inherited).await?);
         }
+    }
+    for address in inherited.unused() {
+        tracing::warn!(address, "the service manager listens there, and no URL asks for it");
     }
     Ok(listeners)
 }

@@ -1,5 +1,6 @@
 //! What all connections share.
 
+use crate::access::Access;
 use crate::audit::AuditLog;
 use crate::auth::{Passwords, Tokens};
 use crate::config::ServerConfig;
@@ -40,6 +41,14 @@ pub struct Shared {
     pub slow_request: Duration,
     /// Changes each time that there has been no leader for long.
     pub no_leader: tokio::sync::watch::Receiver<u64>,
+    /// Most leases.
+    pub leases_max: usize,
+    /// What browsers may do.
+    pub access: Access,
+    /// Whether `/debug/pprof` is there.
+    pub pprof: bool,
+    /// Held while a profile is taken.
+    pub profiling: tokio::sync::Mutex<()>,
     /// Canceled when the server stops: streams end.
     pub stopping: CancellationToken,
     /// Tasks that outlive the call that began them. Each counts as a request, and ends soon after `stopping`.
@@ -75,6 +84,10 @@ impl Shared {
             txn_ops_max: config.node.txn_ops_max,
             slow_request: config.slow_request,
             no_leader,
+            leases_max: config.limits.leases_max,
+            access: config.access.clone(),
+            pprof: config.pprof,
+            profiling: tokio::sync::Mutex::new(()),
             stopping,
             detached: TaskTracker::new(),
             gateway: config.gateway,

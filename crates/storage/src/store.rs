@@ -247,6 +247,11 @@ impl Store {
         self.body().published.lock().membership.clone()
     }
 
+    /// How many leases there are.
+    pub fn lease_count(&self) -> usize {
+        self.body().system.read().tables.leases.len()
+    }
+
     /// All leases, sorted by id.
     pub fn leases(&self) -> Vec<Lease> {
         self.body().system.read().tables.leases.values().copied().collect()

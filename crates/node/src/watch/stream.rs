@@ -200,14 +200,16 @@ impl WatchStream {
         if self.watchers.contains_key(&create.watch_id) && create.watch_id != 0 {
             return Err("mvcc: duplicate watch ID provided on the WatchStream");
         }
-        // etcd has no such bound, and so no text for it: this is its text for "come back later".
-        let full = "etcdserver: too many requests";
+        // etcd has no such bounds, and so no text for them: this is its text for "come back later", and whose bound it is.
         if self.watchers.len() >= self.hub.options.stream_watchers_max {
-            return Err(full);
+            return Err("etcdserver: too many requests: too many watchers on this stream (--max-watchers-per-stream)");
         }
         let watch_id = if create.watch_id == 0 { self.free_watch_id() } else { create.watch_id };
         let create = Arc::new(create);
-        let admission = self.hub.admit(&self.inbox, watch_id, &create).map_err(|HubFull| full)?;
+        let admission = self
+            .hub
+            .admit(&self.inbox, watch_id, &create)
+            .map_err(|HubFull| "etcdserver: too many requests: too many watchers on this member (--max-watchers)")?;
         let state = match admission.live {
             Some(token) => WatcherState::Live { token },
             None => self.behind_state(watch_id, &create, create.start_revision),

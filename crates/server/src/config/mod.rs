@@ -8,6 +8,7 @@ mod settings;
 mod tls;
 mod urls;
 
+use crate::access::{Access, Allowed};
 use crate::audit::AuditOptions;
 use crate::auth::{JwtOptions, TokenKind};
 use crate::compactor::AutoCompaction;
@@ -54,6 +55,8 @@ pub struct Limits {
     pub requests_max: usize,
     /// Most bytes of requests being read and carried out.
     pub inflight_bytes_max: usize,
+    /// Most leases.
+    pub leases_max: usize,
     /// Most HTTP/2 streams on one connection.
     pub streams_per_connection_max: u32,
     /// Largest header list of one request.
@@ -75,6 +78,7 @@ impl Default for Limits {
             connections_max: 16_384,
             requests_max: 65_536,
             inflight_bytes_max: 256 << 20,
+            leases_max: 1_000_000,
             streams_per_connection_max: u32::MAX,
             header_bytes_max: 64 << 10,
             header_read_timeout: Duration::from_secs(10),
@@ -114,6 +118,10 @@ pub struct ServerConfig {
     pub gateway: bool,
     /// Whether latency histograms are kept.
     pub metrics_extensive: bool,
+    /// What browsers may do.
+    pub access: Access,
+    /// Whether `/debug/pprof` is there.
+    pub pprof: bool,
     /// Requests that take longer are logged.
     pub slow_request: Duration,
     /// Compaction that the server asks for by itself.
@@ -176,6 +184,11 @@ impl ServerConfig {
             login_queue_max: at_least_one(&settings, "max-login-queue")?,
             gateway: settings.boolean("enable-grpc-gateway")?,
             metrics_extensive: choice(settings, "metrics", &[("basic", false), ("extensive", true)])?,
+            access: Access {
+                hosts: Allowed::of(settings.list("host-whitelist")),
+                origins: Allowed::of(settings.list("cors")),
+            },
+            pprof: settings.boolean("enable-pprof")?,
             slow_request: settings.duration("warning-unary-request-duration")?,
             auto_compaction: read_auto_compaction(settings)?,
             log_level: read_log_level(settings)?,
@@ -319,6 +332,7 @@ fn read_limits(settings: &Settings) -> Result<Limits, StartError> {
         connections_max: at_least_one(settings, "max-connections")?,
         requests_max: at_least_one(settings, "max-concurrent-requests")?,
         inflight_bytes_max: settings.bytes("max-inflight-bytes")?,
+        leases_max: at_least_one(settings, "max-leases")?,
         streams_per_connection_max: settings.integer("max-concurrent-streams")?,
         header_bytes_max: settings.integer("max-header-bytes")?,
         header_read_timeout: settings.duration("header-read-timeout")?,
@@ -399,6 +413,8 @@ fn read_node(settings: &Settings) -> Result<Config, StartError> {
         inflight_bytes_max: settings.bytes("max-proposal-bytes")?,
         slow_apply: settings.duration("warning-apply-duration")?,
         watch_progress_interval: read_progress_interval(settings)?,
+        watch_stream_watchers_max: at_least_one(settings, "max-watchers-per-stream")?,
+        watchers_max: at_least_one(settings, "max-watchers")?,
         watch_queue_events_max: at_least_one(settings, "watch-queue-events")?,
         compaction_batch: at_least_one(settings, "compaction-batch-limit")?,
         compaction_pause: settings.duration("compaction-sleep-interval")?,

@@ -30,6 +30,7 @@ fn without_flags_the_node_has_etcds_defaults() {
     same!(slow_apply watch_progress_interval watch_queue_events_max compaction_batch compaction_pause);
     same!(quota_bytes alarm_sticky initial_corrupt_check_bytes_max corrupt_check_interval compact_hash_check_interval);
     same!(version_check_interval);
+    same!(watch_stream_watchers_max watchers_max);
     assert_eq!(config.listen_client.iter().map(ToString::to_string).collect::<Vec<_>>(), ["http://localhost:2379"]);
     assert!(config.warnings.is_empty());
 }

@@ -1,7 +1,6 @@
 //! gRPC's framing of messages: one byte "compressed", four bytes length, the message. Knows no method.
 
-use crate::limits::{Gauge, Taken};
-use crate::status::status;
+use crate::limits::{Gauge, Limit, Taken};
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
@@ -119,7 +118,7 @@ impl<G: Deref<Target = Gauge> + Clone> MessageReader<G> {
             self.taken = None;
             if !self.buffer.has(length) {
                 let taken = Gauge::take(self.inflight.clone(), length);
-                self.taken = Some(taken.ok_or_else(|| status(&quorate_node::Error::TooManyRequests))?);
+                self.taken = Some(taken.ok_or_else(|| Limit::InflightBytes.refusal())?);
             }
         }
         let message = self.buffer.split(length);

@@ -16,7 +16,7 @@ use crate::audit::{AuditLog, Who, Witness};
 use crate::auth::Credentials;
 use crate::client::Client;
 use crate::connection::Connection;
-use crate::limits::{Gauge, Taken};
+use crate::limits::{Gauge, Limit, Taken};
 use crate::service::{
     auth, cluster, election, extension, health, kv, lease, lock, maintenance, watch as watch_service,
 };
@@ -57,8 +57,8 @@ pub async fn serve(shared: Arc<Shared>, request: Request<Source>) -> Response<Bo
         return refusal(&Status::unimplemented(method::unknown(head.uri.path())));
     };
     let Some(_permit) = Gauge::take(&*shared.requests, 1) else {
-        shared.metrics.refused.increment();
-        return refusal(&status(&quorate_node::Error::TooManyRequests));
+        shared.metrics.refused(Limit::Requests);
+        return refusal(&Limit::Requests.refusal());
     };
     shared.metrics.client_request(method.kind(), &head.headers);
     let wants_leader = head.headers.get("hasleader").is_some_and(|value| value == "true");
@@ -353,10 +353,9 @@ impl<'a> Call<'a> {
     fn session(&self, body: Source) -> Result<Session, Status> {
         let mut track = Track::start(Arc::clone(self.client.shared()), self.method);
         // The stream outlives this call, and with it the call's own permit.
-        let permit = self.check_leader().and_then(|()| {
-            Gauge::take(Arc::clone(&self.client.requests), 1)
-                .ok_or_else(|| status(&quorate_node::Error::TooManyRequests))
-        });
+        let permit = self
+            .check_leader()
+            .and_then(|()| Gauge::take(Arc::clone(&self.client.requests), 1).ok_or_else(|| Limit::Requests.refusal()));
         match permit {
             Ok(permit) => Ok(Session {
                 client: self.client.clone(),

@@ -1,11 +1,12 @@
 //! Figures of the front, with etcd's names. Counting costs a few relaxed atomics per request: every handle is found by
 //! index, no label is formatted until somebody asks.
 
-mod process;
+pub mod process;
 mod render;
 mod security;
 
 use crate::grpc::{Kind, Method};
+use crate::limits::Limit;
 use http::HeaderMap;
 use quorate_node::stages::{Stage, Stages};
 pub use render::{code_name, render};
@@ -125,8 +126,8 @@ pub struct Metrics {
     pub received_bytes: Counter,
     /// Bytes of messages to clients.
     pub sent_bytes: Counter,
-    /// Requests that were refused because too many were under way.
-    pub refused: Counter,
+    /// Requests that a bound refused, in the order of [`Limit::ALL`].
+    refused: [Counter; Limit::ALL.len()],
     /// Requests that took longer than expected.
     pub slow_requests: Counter,
     /// `/health` that found the member healthy.
@@ -179,7 +180,7 @@ impl Metrics {
             client_requests: Default::default(),
             received_bytes: Counter::default(),
             sent_bytes: Counter::default(),
-            refused: Counter::default(),
+            refused: Default::default(),
             slow_requests: Counter::default(),
             health_success: Counter::default(),
             health_failures: Counter::default(),
@@ -205,6 +206,11 @@ impl Metrics {
     /// The figures of a method.
     pub fn method(&self, method: Method) -> &MethodMetrics {
         &self.methods[method as usize]
+    }
+
+    /// Counts a request that a bound refused.
+    pub fn refused(&self, limit: Limit) {
+        self.refused[limit as usize].increment();
     }
 
     /// Counts the stages of a request.

@@ -4,6 +4,7 @@ use super::{CLIENT_API_MINORS, Counter, Histogram, process};
 use crate::audit::AuditLog;
 use crate::grpc::Method;
 use crate::http::CHECKS;
+use crate::limits::Limit;
 use crate::shared::Shared;
 use crate::version;
 use quorate_core::AlarmKind;
@@ -150,6 +151,12 @@ fn histograms(text: &mut Text, shared: &Shared) {
         }
         histogram(text, name, &labels(*method), latency);
     }
+    let name = "quorate_requests_refused_total";
+    if text.family(name, "counter", "Requests that a bound refused, by the option that sets it.") {
+        for limit in Limit::ALL {
+            text.sample(name, &[("limit", limit.flag())], shared.metrics.refused[limit as usize].get());
+        }
+    }
     let name = "quorate_request_stage_seconds";
     if text.family(name, "histogram", "Unary requests by stage: where their time goes.") {
         for stage in Stage::ALL {
@@ -189,7 +196,6 @@ fn front(text: &mut Text, shared: &Shared) {
         ("etcd_network_client_grpc_sent_bytes_total", "Bytes of messages to clients.", &metrics.sent_bytes),
         ("etcd_server_health_success", "Successful health checks.", &metrics.health_success),
         ("etcd_server_health_failures", "Failed health checks.", &metrics.health_failures),
-        ("quorate_requests_refused_total", "Requests refused because too many were under way.", &metrics.refused),
         ("quorate_requests_slow_total", "Requests that took longer than expected.", &metrics.slow_requests),
         ("quorate_auth_logins_total", "Logins with the right password.", &metrics.logins),
         ("quorate_auth_logins_failed_total", "Logins that failed.", &metrics.logins_failed),

@@ -4,6 +4,7 @@ use super::{Answers, Outbox, body};
 use crate::client::Client;
 use crate::convert;
 use crate::grpc::{Body, Session, decode};
+use crate::limits::Limit;
 use crate::status::status;
 use bytes::Bytes;
 use quorate_core::LeaseId;
@@ -15,6 +16,11 @@ const KEEP_ALIVE_BATCH: u64 = 64;
 
 /// Grants a lease.
 pub async fn grant(client: &Client, request: pb::LeaseGrantRequest) -> Result<pb::LeaseGrantResponse, Status> {
+    // The count may lag behind grants under way, whose number is bounded in turn.
+    if client.node.lease_count() >= client.leases_max {
+        client.metrics.refused(Limit::Leases);
+        return Err(Limit::Leases.refusal());
+    }
     let answer =
         client.node.lease_grant(LeaseId::new(request.id), request.ttl).await.map_err(|error| status(&error))?;
     let (id, ttl) = answer.body;

@@ -11,7 +11,7 @@
 use super::{kv, lease};
 use crate::client::Client;
 use crate::grpc::end;
-use crate::limits::{Gauge, Taken};
+use crate::limits::{Gauge, Limit, Taken};
 use crate::status::status;
 use bytes::Bytes;
 use pb::compare::{CompareResult, CompareTarget, TargetUnion};
@@ -366,9 +366,9 @@ impl Withdrawal {
             What::Key { key: key.clone(), created: Is::Greater, revision: client.node.header().revision }
         };
         if permit.is_none() {
-            client.metrics.refused.increment();
+            client.metrics.refused(Limit::Requests);
             // A lease that was made ends by itself.
-            return Err(status(&Error::TooManyRequests));
+            return Err(Limit::Requests.refusal());
         }
         Ok(Self {
             // Taking back is the server's business: it put the key, and the client may have lost the right to it since.

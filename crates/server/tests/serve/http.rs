@@ -176,3 +176,38 @@ async fn metrics_have_each_family_once() {
     }
     server.server.shutdown().await;
 }
+
+#[tokio::test]
+async fn only_names_on_the_whitelist_are_served_without_tls() {
+    let server = start(&["--host-whitelist=x,localhost", "--cors=http://ok:80"]).await;
+    assert_eq!(parts(&server.http("GET", "/version").await).0, "HTTP/1.1 200 OK");
+    server.server.shutdown().await;
+    let server = start(&["--host-whitelist=localhost"]).await;
+    let response = server.http("GET", "/version").await;
+    let (line, body) = parts(&response);
+    assert_eq!(line, "HTTP/1.1 421 Misdirected Request");
+    assert!(body.contains("\n  - e.g. etcd --host-whitelist \"x\"\n"), "{body}");
+    // gRPC is not asked for its name, as in etcd.
+    server.kv().await.range(pb::RangeRequest { key: "a".into(), ..Default::default() }).await.unwrap();
+    server.server.shutdown().await;
+}
+
+#[tokio::test]
+async fn debug_tells_of_the_process() {
+    let server = start(&[]).await;
+    let response = server.http("GET", "/debug/vars").await;
+    let vars: serde_json::Value = serde_json::from_str(parts(&response).1).unwrap();
+    assert!(vars["cmdline"].is_array() && vars["raft.status"]["term"].as_u64().unwrap() > 0, "{vars}");
+    assert_eq!(parts(&server.http("GET", "/debug/pprof/heap").await).0, "HTTP/1.1 404 Not Found");
+    server.server.shutdown().await;
+    let server = start(&["--enable-pprof"]).await;
+    for (path, word) in
+        [("/debug/pprof/", "profile"), ("/debug/pprof/heap", "VmRSS"), ("/debug/pprof/tasks", "tasks alive")]
+    {
+        let response = server.http("GET", path).await;
+        assert!(parts(&response).1.contains(word), "{path}: {response}");
+    }
+    assert_eq!(parts(&server.http("GET", "/debug/pprof/profile?seconds=0").await).0, "HTTP/1.1 400 Bad Request");
+    assert_eq!(parts(&server.http("GET", "/debug/pprof/profile?seconds=1").await).0, "HTTP/1.1 200 OK");
+    server.server.shutdown().await;
+}

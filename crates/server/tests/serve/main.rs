@@ -1,6 +1,7 @@
 //! A whole server over real sockets: what clients see of one port.
 
 mod auth;
+mod fuzz;
 mod gateway;
 mod harness;
 mod hostile;

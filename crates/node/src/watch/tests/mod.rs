@@ -539,13 +539,14 @@ async fn watchers_are_bounded() {
     bed.check(expect![[r#"
         0 created @1
         1 created @1
-        refused @1: etcdserver: too many requests
+        refused @1: etcdserver: too many requests: too many watchers on this stream (--max-watchers-per-stream)
     "#]])
         .await;
     let (control, mut stream) = bed.hub.stream();
     control.create(create("a", 0));
     control.create(create("a", 0));
-    assert_eq!(drain(&mut stream).await, "0 created @1\nrefused @1: etcdserver: too many requests\n");
+    let refused = "refused @1: etcdserver: too many requests: too many watchers on this member (--max-watchers)";
+    assert_eq!(drain(&mut stream).await, format!("0 created @1\n{refused}\n"));
     drop(stream);
     assert_eq!((bed.hub.figures().watchers(), bed.hub.figures().streams()), (2, 1));
 }
