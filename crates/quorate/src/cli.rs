@@ -9,6 +9,7 @@ use clap::{ArgMatches, Args, Command, CommandFactory as _, FromArgMatches as _, 
 use clap_complete::Shell;
 
 use crate::auth::{AuthCommand, RoleCommand, UserCommand};
+use crate::check::CheckCommand;
 use crate::config::ConfigCommand;
 use crate::context::{Context, GlobalOptions, with_environment, with_go_switches};
 use crate::demo::DemoArgs;
@@ -20,6 +21,7 @@ use crate::lease::LeaseCommand;
 use crate::lock::LockArgs;
 use crate::maintenance::{AlarmCommand, DefragArgs, DowngradeCommand, MoveLeaderArgs};
 use crate::member::MemberCommand;
+use crate::mirror::MirrorArgs;
 use crate::print::{line, write};
 use crate::snapshot::SnapshotCommand;
 use crate::txn::TxnArgs;
@@ -193,12 +195,37 @@ enum Commands {
     #[command(subcommand)]
     Downgrade(DowngradeCommand),
 
+    /// Find out what the cluster bears
+    #[command(subcommand)]
+    Check(CheckCommand),
+
+    /// Copy keys to another cluster, and their changes as they happen
+    #[command(
+        override_usage = "quorate make-mirror [OPTIONS] <DESTINATION>",
+        after_help = "Runs until it is interrupted, and prints every 30 s how many keys it has copied.\n\nExample:\n  quorate \
+                      make-mirror --prefix users/ 10.0.1.1:2379"
+    )]
+    MakeMirror(MirrorArgs),
+
+    /// Print the options of every command
+    Options,
+
+    /// Write a manual page for each command into a directory
+    #[command(after_help = "Example:\n  quorate man /usr/local/share/man/man1")]
+    Man(ManArgs),
+
     /// Print the version
     Version,
 
     /// Print a script that completes commands and options in a shell
     #[command(after_help = "Example:\n  source <(quorate completion bash)")]
     Completion(CompletionArgs),
+}
+
+#[derive(Debug, Args)]
+struct ManArgs {
+    /// Directory, which is made if it is not there
+    directory: std::path::PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -303,6 +330,10 @@ async fn dispatch(command: Commands, context: &Context) -> Result<(), Failure> {
         Commands::Snapshot(command) => command.run(context).await,
         Commands::MoveLeader(args) => args.run(context).await,
         Commands::Downgrade(command) => command.run(context).await,
+        Commands::Check(command) => command.run(context).await,
+        Commands::MakeMirror(args) => args.run(context).await,
+        Commands::Options => print_options(),
+        Commands::Man(args) => write_manual(&args.directory),
         Commands::Version => {
             line(format_args!("quorate version: {}", env!("CARGO_PKG_VERSION")))?;
             line(format_args!("API version: {API_VERSION}"))
@@ -313,6 +344,30 @@ async fn dispatch(command: Commands, context: &Context) -> Result<(), Failure> {
             write(&script, std::io::stdout().lock())
         }
     }
+}
+
+/// The options of every command: those of the program itself.
+fn print_options() -> Result<(), Failure> {
+    let mut command = Cli::command();
+    command.build();
+    line("The following options can be passed to any command:\n")?;
+    for option in command.get_arguments().filter(|option| option.get_long().is_some_and(|name| name != "help")) {
+        let short = option.get_short().map_or_else(|| "    ".to_owned(), |short| format!("-{short}, "));
+        let long = option.get_long().unwrap_or_default();
+        line(format_args!("  {short}--{long:<24} {}", option.get_help().map(ToString::to_string).unwrap_or_default()))?;
+    }
+    Ok(())
+}
+
+/// One page for the program, one for the server, and one for each command with its name after a dash.
+fn write_manual(directory: &std::path::Path) -> Result<(), Failure> {
+    let failed = |error: std::io::Error| {
+        Failure::new(Exit::Error, format!("cannot write manual pages to {}: {error}", directory.display()))
+    };
+    std::fs::create_dir_all(directory).map_err(failed)?;
+    let command = Cli::command().mut_subcommand("server", |_| quorate_server::command().name("server"));
+    clap_mangen::generate_to(command, directory).map_err(failed)?;
+    line(format_args!("Manual pages written to {}", directory.display()))
 }
 
 #[cfg(test)]

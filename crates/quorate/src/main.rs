@@ -4,6 +4,7 @@
 //! `quorate-client`.
 
 mod auth;
+mod check;
 mod cli;
 mod config;
 mod context;
@@ -17,6 +18,7 @@ mod lease;
 mod lock;
 mod maintenance;
 mod member;
+mod mirror;
 mod print;
 mod progress;
 mod replace;

@@ -2,4 +2,5 @@
 
 mod demo;
 mod programs;
+mod service_manager;
 mod tour;
