@@ -485,6 +485,33 @@ mod tests {
         assert!(problems[0].text.starts_with("this is not YAML: "), "{problems:?}");
     }
 
+    proptest::proptest! {
+        #[test]
+        fn mutated_files_are_read_or_refused_with_a_line(
+            edits in proptest::collection::vec((0usize..400, proptest::prelude::any::<u8>(), 0u8..3), 1..12)
+        ) {
+            let mut bytes = b"name: n1\npeer-transport-security:\n  cert-file: 'a'\n  auto-tls: true\nlog-outputs: [stderr, \"b\"]\n\
+                heartbeat-interval: 100\n# end\ncors: |\n  x\nquota-backend-bytes: -1\ndiscovery-config: {client: {auth: {}}}\n"
+                .to_vec();
+            for (place, byte, kind) in edits {
+                let place = place % (bytes.len() + 1);
+                match kind {
+                    0 => bytes.insert(place, byte),
+                    1 if place < bytes.len() => bytes[place] = byte,
+                    _ => bytes.truncate(place.max(20)),
+                }
+            }
+            let text = String::from_utf8_lossy(&bytes);
+            let lines = text.lines().count() + 1;
+            if let Err(problems) = read(&text) {
+                proptest::prop_assert!(!problems.is_empty());
+                for problem in problems {
+                    proptest::prop_assert!((1..=lines).contains(&problem.line), "{problem} of {lines}");
+                }
+            }
+        }
+    }
+
     #[test]
     fn keys_of_older_releases_change_nothing_and_say_so() {
         check(
