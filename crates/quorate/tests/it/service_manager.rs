@@ -13,7 +13,9 @@ import os, socket, sys
 listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
 listener.bind(('127.0.0.1', int(sys.argv[1])))
 listener.listen(16)
-os.dup2(listener.fileno(), 3, inheritable=True)
+if listener.fileno() != 3:
+    os.dup2(listener.fileno(), 3)
+os.set_inheritable(3, True)
 os.environ['LISTEN_FDS'] = '1'
 os.environ['LISTEN_PID'] = str(os.getpid())
 os.execv(sys.argv[2], sys.argv[2:])
