@@ -31,13 +31,13 @@ pub fn vars(shared: &Shared) -> String {
     let runtime = tokio::runtime::Handle::current().metrics();
     // What is on the command line can be read by everybody on this machine; secrets are in files.
     let cmdline: Vec<String> = std::env::args().collect();
-    let status = shared.node.status();
+    let status = shared.system.status();
     let value = json!({
         "cmdline": cmdline,
         "file_descriptor_limit": process.max_fds,
         "memstats": { "Sys": process.virtual_bytes, "HeapInuse": process.resident_bytes },
         "raft.status": {
-            "id": format!("{:x}", shared.node.member_id().get()),
+            "id": format!("{:x}", shared.system.member_id().get()),
             "term": status.term.get(),
             "commit": status.committed_index.get(),
             "applied": status.applied_index.get(),
@@ -119,7 +119,7 @@ fn heap(shared: &Shared) -> String {
     let _ = writeln!(text, "requests under way: {}", shared.requests.used());
     let _ = writeln!(text, "bytes of requests under way: {}", shared.inflight.used());
     // The node's own: sizes of index, tail, caches, queues.
-    for line in shared.node.metrics_text().lines().filter(|line| !line.starts_with('#') && line.contains("bytes")) {
+    for line in shared.system.metrics_text().lines().filter(|line| !line.starts_with('#') && line.contains("bytes")) {
         let _ = writeln!(text, "{line}");
     }
     text

@@ -71,7 +71,7 @@ mod tests {
 
     fn shown(headers: &[(&'static str, &'static str)], common_name: Option<&str>) -> String {
         let headers = headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
-        let connection = Connection { remote: Remote::Unix, common_name: common_name.map(Into::into) };
+        let connection = Connection { remote: Remote::Unix, encrypted: true, common_name: common_name.map(Into::into) };
         match Credentials::of(&headers, Some(&connection)) {
             Credentials::None => "nothing".into(),
             Credentials::Token(token) => format!("token {}", token.to_str().unwrap()),
