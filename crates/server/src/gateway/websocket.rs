@@ -60,7 +60,7 @@ pub fn upgrade(
     };
     // The connection is not counted any more, so the socket is.
     let Some(permit) = Gauge::take(Arc::clone(&shared.requests), 1) else {
-        shared.metrics.refused.increment();
+        shared.metrics.refused(crate::limits::Limit::Requests);
         return reply::failure(&status(&quorate_node::Error::TooManyRequests));
     };
     let socket = Socket { shared: Arc::clone(shared), call, _permit: permit };
