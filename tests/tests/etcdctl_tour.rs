@@ -260,3 +260,71 @@ async fn a_member_is_added_and_removed() {
         assert_eq!(etcdctl.run(&["member", "list"]).expect("member list").lines().count(), 3);
     }
 }
+
+/// Runs a command line until it succeeds, which it may not before there is a leader.
+async fn eventually(etcdctl: &Etcdctl, line: &str, expected: &str) {
+    let args: Vec<&str> = line.split_whitespace().collect();
+    for _ in 0..40 {
+        match etcdctl.run(&args) {
+            Ok(printed) => return assert_eq!(printed, expected, "etcdctl {line}"),
+            Err(error) => println!("etcdctl {line}: {error:#}"),
+        }
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+    panic!("etcdctl {line} never succeeded");
+}
+
+/// Users and roles over three members, through the loss of the leader and a restart of all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn users_and_roles() {
+    for etcdctl in versions() {
+        let Some((mut cluster, etcdctl)) = start(&etcdctl).await else { return };
+        refused(&etcdctl, "auth enable", "etcdserver: root user does not exist");
+        check(&etcdctl, "user add root:rootpw", "User root created\n");
+        check(&etcdctl, "user add ann:annpw", "User ann created\n");
+        check(&etcdctl, "user add bob --no-password", "User bob created\n");
+        refused(&etcdctl, "user add ann:x", "etcdserver: user name already exists");
+        check(&etcdctl, "user list", "ann\nbob\nroot\n");
+        check(&etcdctl, "role add app", "Role app created\n");
+        check(&etcdctl, "role grant-permission app readwrite app/ --prefix=true", "Role app updated\n");
+        check(&etcdctl, "role grant-permission app read a c", "Role app updated\n");
+        check(&etcdctl, "role grant-permission app write z --from-key=true", "Role app updated\n");
+        check(
+            &etcdctl,
+            "role get app",
+            "Role app\nKV Read:\n\t[a, c)\n\t[app/, app0) (prefix app/)\nKV Write:\n\t[app/, app0) (prefix app/)\n\t[z, \
+             <open ended>\n",
+        );
+        check(&etcdctl, "user grant-role ann app", "Role app is granted to user ann\n");
+        check(&etcdctl, "user get ann", "User: ann\nRoles: app\n");
+        refused(&etcdctl, "user grant-role ann nothing", "etcdserver: role name not found");
+        refused(&etcdctl, "role revoke-permission app q", "etcdserver: permission is not granted to the role");
+        let leader = cluster.wait_leader().await;
+        // etcdctl gives the role root to root by itself.
+        check(&etcdctl, "auth enable", "Authentication Enabled\n");
+
+        refused(&etcdctl, "get app/1", "etcdserver: user name is empty");
+        refused(&etcdctl, "get app/1 --user ann:wrong", "authentication failed, invalid user ID or password");
+        check(&etcdctl, "put app/1 x --user ann:annpw", "OK\n");
+        refused(&etcdctl, "put b x --user ann:annpw", "etcdserver: permission denied");
+        refused(&etcdctl, "get app/ --from-key --user ann:annpw", "etcdserver: permission denied");
+        refused(&etcdctl, "user list --user ann:annpw", "etcdserver: permission denied");
+
+        cluster.kill9(leader);
+        eventually(&etcdctl, "get app/1 --user ann:annpw", "app/1\nx\n").await;
+        check(
+            &etcdctl,
+            "role revoke-permission app z --from-key=true --user root:rootpw",
+            "Permission of range [z, <open ended> is revoked from role app\n",
+        );
+        for member in (0..3).filter(|member| *member != leader) {
+            cluster.kill9(member);
+        }
+        (0..3).for_each(|member| cluster.restart(member));
+        eventually(&etcdctl, "put app/2 y --user ann:annpw", "OK\n").await;
+        refused(&etcdctl, "put z y --user ann:annpw", "etcdserver: permission denied");
+        refused(&etcdctl, "user delete root --user root:rootpw", "etcdserver: invalid auth management");
+        check(&etcdctl, "auth disable --user root:rootpw", "Authentication Disabled\n");
+        check(&etcdctl, "put b x", "OK\n");
+    }
+}

@@ -182,3 +182,88 @@ fn decoding_key(algorithm: Algorithm, key: &[u8]) -> Option<DecodingKey> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PKCS_RSA_SHA256};
+
+    fn parse(text: &str) -> Result<JwtOptions, String> {
+        JwtOptions::parse(text, |text| text.strip_suffix('s')?.parse().ok().map(Duration::from_secs))
+    }
+
+    fn caller(name: &str, auth_revision: u64) -> Option<Caller> {
+        Some(Caller::User { name: name.into(), auth_revision })
+    }
+
+    #[test]
+    fn tokens_are_signed_and_read_in_every_algorithm_and_in_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut readers = Vec::new();
+        for (key, methods) in [
+            (KeyPair::generate_for(&PKCS_RSA_SHA256), &["RS256", "RS384", "RS512", "PS256", "PS384", "PS512"][..]),
+            (KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256), &["ES256"]),
+            (KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384), &["ES384"]),
+            (KeyPair::generate_for(&PKCS_ED25519), &["EdDSA"]),
+        ] {
+            let key = key.unwrap();
+            let (public, private) = (dir.path().join("public"), dir.path().join("private"));
+            std::fs::write(&public, key.public_key_pem()).unwrap();
+            std::fs::write(&private, key.serialize_pem()).unwrap();
+            for method in methods {
+                let files = format!("pub-key={},priv-key={}", public.display(), private.display());
+                let jwt = Jwt::load(&parse(&format!("{files},sign-method={method},ttl=60s")).unwrap()).unwrap();
+                let reader = parse(&format!("pub-key={},sign-method={method}", public.display())).unwrap();
+                let reader = Jwt::load(&reader).unwrap();
+                let token = jwt.sign("ann", 7).unwrap();
+                assert_eq!(reader.caller(&token), caller("ann", 7), "{method}");
+                assert!(reader.sign("ann", 7).unwrap_err().message().contains("verify-only"));
+                // What was signed in another way is not read, though the key may be the same.
+                assert!(readers.iter().all(|other: &Jwt| other.caller(&token).is_none()), "{method}");
+                readers.push(reader);
+            }
+        }
+    }
+
+    #[test]
+    fn a_token_that_is_old_or_altered_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let secret = dir.path().join("secret");
+        std::fs::write(&secret, "a secret that nobody guesses, and long enough").unwrap();
+        let options = parse(&format!("priv-key={},sign-method=HS384", secret.display())).unwrap();
+        let mut jwt = Jwt::load(&options).unwrap();
+        let token = jwt.sign("ann", 7).unwrap();
+        assert_eq!(jwt.caller(&token), caller("ann", 7));
+        let [head, claims, signature] = token.split('.').collect::<Vec<_>>()[..] else { panic!("{token}") };
+        let other = jwt.sign("root", 7).unwrap();
+        let others = other.split('.').nth(1).unwrap();
+        for bad in [format!("{head}.{others}.{signature}"), format!("{head}.{claims}."), "x".into(), String::new()] {
+            assert_eq!(jwt.caller(&bad), None, "{bad}");
+        }
+        // It ends with the second in which it ends.
+        jwt.ttl = Duration::ZERO;
+        let ended = jwt.sign("ann", 7).unwrap();
+        std::thread::sleep(Duration::from_millis(1100));
+        assert_eq!(jwt.caller(&ended), None);
+    }
+
+    #[test]
+    fn options_are_etcds_and_what_is_wrong_is_said() {
+        assert_eq!(parse("pub-key=a,sign-method=ES256").unwrap().ttl, TTL_DEFAULT);
+        for (text, expected) in [
+            ("", "is not name=value"),
+            ("pub-key=a", "sign-method is missing"),
+            ("sign-method=RS256,priv-key=a", "pub-key is missing"),
+            ("sign-method=HS256,pub-key=a", "priv-key is missing"),
+            ("sign-method=none,pub-key=a", "is not one of RS256"),
+            ("sign-method=ES512,pub-key=a", "ES512 is not there"),
+            ("sign-method=RS256,pub-key=a,ttl=0s", "is not a duration"),
+            ("sign-method=RS256,pub-key=a,colour=red", "is not one of pub-key"),
+        ] {
+            let error = parse(text).unwrap_err();
+            assert!(error.contains(expected), "{text}: {error}");
+        }
+        let missing = parse("pub-key=/nowhere/a,sign-method=RS256").unwrap();
+        assert!(Jwt::load(&missing).err().unwrap().to_string().contains("/nowhere/a"));
+    }
+}
