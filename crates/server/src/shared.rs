@@ -60,6 +60,7 @@ pub struct Shared {
 
 impl Shared {
     /// Puts it together.
+    #[allow(clippy::too_many_arguments, reason = "called once, at start")]
     pub fn new(
         system: Node,
         tokens: Tokens,

@@ -180,8 +180,8 @@ impl ServerConfig {
             client_tls,
             peer_tls,
             limits,
-            auth_token: read_auth_token(&settings)?,
-            login_queue_max: at_least_one(&settings, "max-login-queue")?,
+            auth_token: read_auth_token(settings)?,
+            login_queue_max: at_least_one(settings, "max-login-queue")?,
             gateway: settings.boolean("enable-grpc-gateway")?,
             metrics_extensive: choice(settings, "metrics", &[("basic", false), ("extensive", true)])?,
             access: Access {
