@@ -365,8 +365,12 @@ fn write_manual(directory: &std::path::Path) -> Result<(), Failure> {
         Failure::new(Exit::Error, format!("cannot write manual pages to {}: {error}", directory.display()))
     };
     std::fs::create_dir_all(directory).map_err(failed)?;
-    let command = Cli::command().mut_subcommand("server", |_| quorate_server::command().name("server"));
-    clap_mangen::generate_to(command, directory).map_err(failed)?;
+    clap_mangen::generate_to(Cli::command(), directory).map_err(failed)?;
+    // The server has options of its own, and none of those of every command: its page is written over the one from above.
+    let server = quorate_server::command().name("quorate-server").display_name("quorate-server");
+    let mut page = Vec::new();
+    clap_mangen::Man::new(server).render(&mut page).map_err(failed)?;
+    std::fs::write(directory.join("quorate-server.1"), page).map_err(failed)?;
     line(format_args!("Manual pages written to {}", directory.display()))
 }
 
@@ -377,6 +381,15 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_a_manual_page() {
+        let dir = tempfile::tempdir().unwrap();
+        write_manual(dir.path()).unwrap();
+        let page = |name: &str| std::fs::read_to_string(dir.path().join(name)).unwrap();
+        assert!(page("quorate-put.1").contains("ignore"));
+        assert!(page("quorate-server.1").contains("storage\\-engine"));
     }
 
     #[test]
