@@ -84,7 +84,7 @@ pub struct RestoreArgs {
     #[command(flatten)]
     file: FileArgs,
 
-    /// Directory to make: empty, or not there yet [default: <NAME>.etcd]
+    /// Directory to make: empty, or not there yet [default: NAME.etcd]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<OsString>,
 

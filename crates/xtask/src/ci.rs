@@ -92,8 +92,7 @@ fn nextest(args: &[String]) -> Result<()> {
 /// The client's tests once more: they run on etcd, whose client it has to be, and here on the server of this workspace.
 fn client_on_quorate() -> Result<()> {
     let server = format!("{} server", target_dir().join("debug").join("quorate").display());
-    // The server has no users yet.
-    let filter = "package(quorate-client) & kind(test) & not binary(auth)";
+    let filter = "package(quorate-client) & kind(test)";
     exec(
         cargo()
             .args(["nextest", "run", "--locked", "--workspace", "--filterset", filter])
