@@ -3,6 +3,7 @@
 //! One door leads into the state: [`apply`] takes a [`View`] of what is and one [`Command`], and returns [`Effects`]: the
 //! reply, and the [`Delta`] that storage writes and watchers see. They come out together or not at all. What the caller
 //! may not do is refused at that door: see [`auth`].
+//!
 //! [`range`] is the one way to read. What a client may ask is checked before anything is proposed: [`check_txn`].
 //! The bytes in the log and in storage are those of [`codec`].
 //!
