@@ -157,6 +157,8 @@ impl Proposer {
         }
         match role.leader {
             Some(leader) => self.forward(next.own, leader, role.term, slot),
+            // Raft has stopped, and the group fails whoever waits. There will be no news to wait for.
+            None if role.stopped => {}
             // The commands wait for a leader, as long as their clients do.
             None => self.send_later(next.own, slot),
         }

@@ -899,7 +899,7 @@ fn downgrade() {
         -- Table
         exit 4: table not supported as output format
         -- Protobuf
-        26 bytes
+        25 bytes
     "#]],
     );
 }
