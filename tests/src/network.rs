@@ -13,6 +13,10 @@ use anyhow::{Context, Result, bail};
 /// Nobody has this hardware address.
 const NOWHERE: &str = "02:00:00:00:00:ff";
 
+/// Below the range from which the kernel takes ports for outgoing connections: a member that is down must find its port
+/// free when it comes back.
+const PORTS: std::ops::Range<u16> = 12_000..32_000;
+
 const CLIENT_PORT: u16 = 2379;
 const PEER_PORT: u16 = 2380;
 
@@ -53,7 +57,7 @@ impl Network {
     pub fn add(&mut self, index: usize) -> Result<(String, String)> {
         match self {
             Network::Loopback => {
-                let listeners = [TcpListener::bind(("127.0.0.1", 0))?, TcpListener::bind(("127.0.0.1", 0))?];
+                let listeners = [free_port()?, free_port()?];
                 let [client, peer] = listeners.map(|listener| listener.local_addr().map(|addr| addr.to_string()));
                 Ok((client?, peer?))
             }
@@ -193,6 +197,17 @@ impl Drop for Namespaces {
         }
         let _ = ip(&["link", "del", &self.bridge()]);
     }
+}
+
+/// A listener on a port of [`PORTS`] that nobody else has.
+fn free_port() -> Result<TcpListener> {
+    for _ in 0..100 {
+        match TcpListener::bind(("127.0.0.1", rand::random_range(PORTS))) {
+            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {}
+            result => return Ok(result?),
+        }
+    }
+    bail!("no free port between {} and {}", PORTS.start, PORTS.end)
 }
 
 fn ip(args: &[&str]) -> Result<()> {

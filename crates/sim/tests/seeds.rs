@@ -4,7 +4,7 @@ use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Fresh seeds in a test run. `QUORATE_SIM_SEEDS` asks for more.
-const FRESH: u64 = 4;
+const FRESH: u64 = 3;
 
 fn run(arguments: &[String]) {
     let output = Command::new(env!("CARGO_BIN_EXE_quorate-sim")).args(arguments).output().unwrap();
