@@ -244,7 +244,7 @@ pub struct Invocation {
 pub fn parse(arguments: &[OsString]) -> Result<Invocation, ExitCode> {
     let mut command = command();
     let parsed = command
-        .try_get_matches_from_mut(arguments)
+        .try_get_matches_from_mut(fence(arguments))
         .and_then(|matches| Cli::from_arg_matches(&matches).map(|cli| (cli, chosen(&matches, "command_timeout"))));
     match parsed {
         Ok((Cli { options, command }, command_timeout_is_chosen)) => {
@@ -256,6 +256,27 @@ pub fn parse(arguments: &[OsString]) -> Result<Invocation, ExitCode> {
             Err(exit_code(&error))
         }
     }
+}
+
+/// `config check` and `config dump` take a server's options, some of which are called like our own: puts the `--` before
+/// them that says so, if the user has not.
+fn fence(arguments: &[OsString]) -> Vec<OsString> {
+    let word = |place: usize| arguments.get(place).and_then(|argument| argument.to_str()).unwrap_or_default();
+    // As clap does, a command is known by its beginning; `con` is that of no other.
+    let is = |place, command: &str, least: usize| word(place).len() >= least && command.starts_with(word(place));
+    let mut all = arguments.to_vec();
+    let dumps = is(2, "dump", 1);
+    if !is(1, "config", 3) || !(dumps || is(2, "check", 1)) {
+        return all;
+    }
+    let mut place = 3;
+    while dumps && (word(place).starts_with("-o") || word(place).starts_with("--output")) {
+        place += if matches!(word(place), "-o" | "--output") { 2 } else { 1 };
+    }
+    if place < all.len() && !matches!(word(place), "--" | "-h" | "--help") {
+        all.insert(place, "--".into());
+    }
+    all
 }
 
 fn command() -> Command {
@@ -381,6 +402,28 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         command().debug_assert();
+    }
+
+    #[test]
+    fn a_servers_options_are_not_taken_for_ours() {
+        for (given, fenced) in [
+            ("config check --discovery-srv x --user y", "config check -- --discovery-srv x --user y"),
+            ("conf c --debug", "conf c -- --debug"),
+            ("config check etcd.yaml", "config check -- etcd.yaml"),
+            ("config check -- --debug", "config check -- --debug"),
+            ("config check --help", "config check --help"),
+            ("config check", "config check"),
+            ("config dump -o json --debug", "config dump -o json -- --debug"),
+            ("config dump --output=json --debug", "config dump --output=json -- --debug"),
+            ("config dump -o", "config dump -o"),
+            ("config --help", "config --help"),
+            ("check perf --debug", "check perf --debug"),
+            ("co check --debug", "co check --debug"),
+        ] {
+            let arguments: Vec<OsString> = format!("quorate {given}").split(' ').map(OsString::from).collect();
+            let expected: Vec<OsString> = format!("quorate {fenced}").split(' ').map(OsString::from).collect();
+            assert_eq!(fence(&arguments), expected, "{given}");
+        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ pub enum ConfigCommand {
     #[command(
         override_usage = "quorate config check [FILE | SERVER OPTIONS...]",
         after_help = "Reads variables as the server does, but for a file. Exit code 0 if a server would start with it, 1 if \
-                      not. Put -- before options that commands have as well, such as --discovery-srv.\n\nExamples:\n  quorate config check /etc/quorate.yaml\n  quorate config check --name n1 \
+                      not.\n\nExamples:\n  quorate config check /etc/quorate.yaml\n  quorate config check --name n1 \
                       --data-dir /var/lib/quorate"
     )]
     Check(ServerArgs),
