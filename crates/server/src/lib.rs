@@ -25,6 +25,7 @@ mod leaderless;
 mod limits;
 mod listen;
 mod log;
+mod memory;
 mod metrics;
 mod notify;
 pub mod offline;

@@ -18,6 +18,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use quorate_node::env::bind;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
@@ -73,7 +74,7 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Opens it. With `tls`, nothing else is spoken on it.
+    /// Opens it. With `tls`, nothing else is spoken on it. With `reuse_port`, others that set it may listen there, too.
     ///
     /// # Errors
     /// [`StartError::Listen`]; `flag` is where the address came from.
@@ -82,6 +83,7 @@ impl Listener {
         serves: Serves,
         flag: &'static str,
         tls: Option<quorate_tls::Server>,
+        reuse_port: bool,
         inherited: &mut Inherited,
     ) -> Result<Self, StartError> {
         let failed = |source| StartError::Listen { flag, url: endpoint.to_string(), source };
@@ -91,7 +93,7 @@ impl Listener {
                 let host = if host == "localhost" { "127.0.0.1" } else { host };
                 let listener = match inherited.tcp(host, *port) {
                     Some(listener) => TcpListener::from_std(listener).map_err(failed)?,
-                    None => TcpListener::bind((host, *port)).await.map_err(failed)?,
+                    None => bind((host, *port), reuse_port).await.map_err(failed)?,
                 };
                 let address = listener.local_addr().map_err(failed)?.to_string();
                 (Socket::Tcp(listener), address)

@@ -10,7 +10,7 @@ use crate::listen::{Acceptor, Listener, Serves};
 use crate::metrics::{Histogram, Metrics};
 use crate::shared::Shared;
 use crate::tls::Security;
-use crate::{StartError, log, notify};
+use crate::{StartError, log, memory, notify};
 use bytes::Bytes;
 use quorate_core::{KeyRange, RangeRequest};
 use quorate_node::{FsyncObserver, Node};
@@ -25,6 +25,9 @@ use tokio_util::task::TaskTracker;
 /// Why it did not start, or why the node stopped.
 pub fn run(config: ServerConfig) -> Result<(), StartError> {
     log::start(&config)?;
+    if config.lock_memory {
+        memory::lock().map_err(|why| StartError::config(format!("--memory-mlock: {why}")))?;
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .thread_name("quorate")
         .enable_all()
@@ -213,7 +216,7 @@ async fn open_listeners(config: &ServerConfig, security: &Security) -> Result<Ve
     ] {
         for endpoint in endpoints {
             let tls = security.clients.clone().filter(|_| endpoint.is_tls());
-            listeners.push(Listener::open(endpoint, serves, flag, tls, &mut inherited).await?);
+            listeners.push(Listener::open(endpoint, serves, flag, tls, config.reuse_port, &mut inherited).await?);
         }
     }
     for address in inherited.unused() {

@@ -19,6 +19,7 @@ pub struct Security {
     pub peers: Option<PeerTls>,
     /// What is open to whoever reaches it: the flag, and the URL.
     pub open: Vec<(&'static str, String)>,
+    reuse_port: bool,
 }
 
 impl Security {
@@ -31,6 +32,7 @@ impl Security {
             clients: for_clients(&config.client_tls, config.limits.header_read_timeout)?,
             peers: for_peers(&config.peer_tls)?,
             open: open_listeners(config),
+            reuse_port: config.reuse_port,
         };
         for warning in security.warnings() {
             tracing::warn!("{warning}");
@@ -52,9 +54,9 @@ impl Security {
         open.chain(unverified).collect()
     }
 
-    /// The operating system, with TLS between members if there is any.
+    /// The operating system, as members reach each other through it: with TLS if there is any.
     pub fn env(&self) -> Arc<dyn Env> {
-        let env = OsEnv::new();
+        let env = OsEnv::new().with_reuse_port(self.reuse_port);
         Arc::new(match &self.peers {
             Some(peers) => env.with_peer_tls(peers.clone()),
             None => env,

@@ -7,11 +7,12 @@ use quorate_wal::{Disk, OsDisk};
 use std::fs::OpenOptions;
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, ToSocketAddrs, lookup_host};
 
 /// TLS between members.
 #[derive(Clone, Debug)]
@@ -27,18 +28,52 @@ pub struct OsEnv {
     start: Instant,
     disk: Arc<OsDisk>,
     peer_tls: Option<PeerTls>,
+    reuse_port: bool,
 }
 
 impl OsEnv {
     /// The one of this process. Members speak plain TCP.
     pub fn new() -> Self {
-        Self { start: Instant::now(), disk: Arc::new(OsDisk), peer_tls: None }
+        Self { start: Instant::now(), disk: Arc::new(OsDisk), peer_tls: None, reuse_port: false }
     }
 
     /// Likewise, with TLS for `https` URLs of members.
     pub fn with_peer_tls(self, tls: PeerTls) -> Self {
         Self { peer_tls: Some(tls), ..self }
     }
+
+    /// Likewise, with `SO_REUSEPORT` on what listens, or without.
+    pub fn with_reuse_port(self, reuse_port: bool) -> Self {
+        Self { reuse_port, ..self }
+    }
+}
+
+/// Listens at the first of the addresses that can be had. With `reuse_port` (`SO_REUSEPORT`), any number of processes of
+/// one user that all set it listen at one address, and the kernel deals connections out among them.
+///
+/// # Errors
+/// Why the last address could not be had, or that a name has none.
+pub async fn bind(address: impl ToSocketAddrs, reuse_port: bool) -> io::Result<TcpListener> {
+    if !reuse_port {
+        return TcpListener::bind(address).await;
+    }
+    let mut failure = io::Error::new(io::ErrorKind::InvalidInput, "the name has no address");
+    for address in lookup_host(address).await? {
+        match bind_shared(address) {
+            Ok(listener) => return Ok(listener),
+            Err(error) => failure = error,
+        }
+    }
+    Err(failure)
+}
+
+fn bind_shared(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // As `TcpListener::bind` does, with the same backlog.
+    socket.set_reuseaddr(true)?;
+    socket.set_reuseport(true)?;
+    socket.bind(address)?;
+    socket.listen(1024)
 }
 
 impl Default for OsEnv {
@@ -96,6 +131,7 @@ impl Env for OsEnv {
 
     fn listen(&self, url: String) -> BoxFuture<io::Result<Box<dyn Listener>>> {
         let tls = self.peer_tls.as_ref().and_then(|tls| tls.server.clone());
+        let reuse_port = self.reuse_port;
         Box::pin(async move {
             let address = urls::host_port(&url).map_err(io::Error::other)?;
             let tls = match (urls::is_tls(&url), tls) {
@@ -103,7 +139,7 @@ impl Env for OsEnv {
                 (true, Some(tls)) => Some(tls),
                 (true, None) => return Err(no_tls()),
             };
-            Ok(Box::new(Tcp { listener: TcpListener::bind(address).await?, tls }) as Box<dyn Listener>)
+            Ok(Box::new(Tcp { listener: bind(address, reuse_port).await?, tls }) as Box<dyn Listener>)
         })
     }
 
@@ -156,5 +192,26 @@ impl Listener for Tcp {
             });
             Ok(Accepted { opening, from: from.to_string() })
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_port_is_shared_by_those_who_all_ask_for_it() {
+        let first = bind("127.0.0.1:0", true).await.unwrap();
+        let address = first.local_addr().unwrap();
+        let second = bind(address, true).await.unwrap();
+        assert_eq!(second.local_addr().unwrap(), address);
+        assert_eq!(bind(address, false).await.unwrap_err().kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[tokio::test]
+    async fn a_port_of_one_who_does_not_share_is_taken() {
+        let first = bind("127.0.0.1:0", false).await.unwrap();
+        let error = bind(first.local_addr().unwrap(), true).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
     }
 }

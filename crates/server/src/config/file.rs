@@ -63,6 +63,7 @@ pub const NESTED: &[(&str, &[(&str, &str)])] = &[
             ("client-cert-auth", "client-cert-auth"),
             ("trusted-ca-file", "trusted-ca-file"),
             ("auto-tls", "auto-tls"),
+            ("allowed-cn", "client-cert-allowed-cn"),
             ("allowed-hostname", "client-cert-allowed-hostname"),
             ("client-cert-allowed-hostname", "client-cert-allowed-hostname"),
             ("crl-file", "client-crl-file"),
@@ -109,20 +110,11 @@ pub const NESTED: &[(&str, &[(&str, &str)])] = &[
     ("discovery-config.client.auth", &[("username", "discovery-user"), ("password", "discovery-password")]),
 ];
 
-/// Keys of older releases' files. etcd drops every key that it does not know; these change nothing, and say so.
-const FORMER: &[(&str, &str)] = &[
-    ("debug", "use log-level: debug"),
-    ("disable-log-sampling", "the log is not sampled"),
-    ("enable-v2", "there is no v2 store"),
-    ("experimental-enable-v2v3", "there is no v2 store"),
-    ("log-package-levels", "use log-level"),
-    ("proxy", "there is no v2 proxy"),
-    ("proxy-dial-timeout", "there is no v2 proxy"),
-    ("proxy-failure-wait", "there is no v2 proxy"),
-    ("proxy-read-timeout", "there is no v2 proxy"),
-    ("proxy-refresh-interval", "there is no v2 proxy"),
-    ("proxy-write-timeout", "there is no v2 proxy"),
-];
+/// Keys of etcd's files that are no flags and change nothing, with the keys above them; the log says why.
+const INERT: &[(&str, &str)] = &[(
+    "client-transport-security.skip-client-san-verification",
+    "a client's certificate need not stand for the address it comes from",
+)];
 
 /// Reads a file.
 ///
@@ -301,8 +293,8 @@ impl Reader {
                 }
             } else if let Some(flag) = find(section, &key) {
                 self.field(&path, flag, node);
-            } else if let Some((_, why)) = FORMER.iter().find(|(former, _)| section.is_empty() && *former == key) {
-                let text = format!("{key} changes nothing here: {why}");
+            } else if let Some((_, why)) = INERT.iter().find(|(inert, _)| *inert == path) {
+                let text = format!("{path} changes nothing here: {why}");
                 self.contents.warnings.push(Problem { line: node.line, text });
             } else {
                 let hint = nearest(&key, keys_of(section)).map(|key| format!("; did you mean {key}?"));
@@ -513,12 +505,15 @@ mod tests {
     }
 
     #[test]
-    fn keys_of_older_releases_change_nothing_and_say_so() {
+    fn keys_that_change_nothing_say_so() {
         check(
-            "enable-v2: true\nproxy: 'off'\n",
+            "enable-v2: true\nproxy: off\nclient-transport-security:\n  allowed-cn: [a, b]\n  skip-client-san-verification: true\n",
             &[
-                "! 1: enable-v2 changes nothing here: there is no v2 store",
-                "! 2: proxy changes nothing here: there is no v2 proxy",
+                "enable-v2=true@1",
+                "proxy=off@2",
+                "client-cert-allowed-cn=a,b@4",
+                "! 5: client-transport-security.skip-client-san-verification changes nothing here: a client's certificate \
+                 need not stand for the address it comes from",
             ],
         );
     }

@@ -93,12 +93,12 @@ pub enum Status {
     Used,
     /// It is accepted and changes nothing, for the reason given; the log says so at start.
     Inert(&'static str),
-    /// It is refused, unless its value is the one that asks for nothing.
-    NotYet {
+    /// It is refused, unless its value is the one that asks for nothing: to start without what it asks for would be wrong.
+    Refused {
         /// The value that describes what happens anyway.
         accepts: &'static str,
-        /// What is missing, and what to do.
-        hint: &'static str,
+        /// Why, and what to do.
+        why: &'static str,
     },
     /// An old name of another flag.
     Alias(&'static str),
@@ -129,16 +129,18 @@ const fn inert(name: &'static str, default: &'static str, kind: Kind, section: S
     Flag { name, default, kind, section, status: Status::Inert(why), help: "" }
 }
 
-const fn not_yet(name: &'static str, default: &'static str, kind: Kind, section: Section, hint: &'static str) -> Flag {
-    Flag { name, default, kind, section, status: Status::NotYet { accepts: default, hint }, help: "" }
+const fn refused(name: &'static str, default: &'static str, kind: Kind, section: Section, why: &'static str) -> Flag {
+    Flag { name, default, kind, section, status: Status::Refused { accepts: default, why }, help: "" }
 }
 
 const fn alias(name: &'static str, kind: Kind, section: Section, of: &'static str) -> Flag {
     Flag { name, default: "", kind, section, status: Status::Alias(of), help: "" }
 }
 
-const DISCOVERY: &str = "discovery through another cluster is absent: use --initial-cluster, or --discovery-srv";
-const TRACING: &str = "distributed tracing is not there yet: use --metrics=extensive and the slow-request log";
+const DISCOVERY: &str = "there is no discovery through another cluster: use --initial-cluster, or --discovery-srv";
+const TRACING: &str = "no traces are made; see --metrics=extensive and --warning-unary-request-duration";
+const V2: &str = "there is no v2 store";
+const V2_PROXY: &str = "there is no v2 proxy";
 const ENGINE: &str = "it tunes bbolt, which is not the engine here; see --storage-engine";
 const LOG_KEPT: &str = "the log is kept by size; see --wal-keep-bytes";
 
@@ -183,14 +185,7 @@ pub const FLAGS: &[Flag] = &[
     ),
     used("grpc-keepalive-interval", "2h", Duration, Member, "Ping a client that is silent for so long"),
     used("grpc-keepalive-timeout", "20s", Duration, Member, "Close the connection if the ping is not answered"),
-    Flag {
-        name: "grpc-keepalive-min-time",
-        default: "5s",
-        kind: Duration,
-        section: Member,
-        status: Status::NotYet { accepts: "5s", hint: "how often clients ping is not policed yet: leave the flag out" },
-        help: "",
-    },
+    inert("grpc-keepalive-min-time", "5s", Duration, Member, "clients may ping as often as they like"),
     inert("snapshot-count", "10000", Integer, Member, LOG_KEPT),
     inert("max-snapshots", "5", Integer, Member, "a snapshot is not kept as a file"),
     inert("max-wals", "5", Integer, Member, LOG_KEPT),
@@ -201,9 +196,15 @@ pub const FLAGS: &[Flag] = &[
     inert("raft-write-timeout", "5s", Duration, Member, "connections between members are watched by heartbeats"),
     inert("initial-election-tick-advance", "true", Bool, Member, "a member that starts waits one election timeout"),
     used("enable-grpc-gateway", "true", Bool, Member, "Serve the API as JSON over HTTP, below /v3/"),
-    not_yet("memory-mlock", "false", Bool, Member, "locking memory is not there yet: turn swap off"),
+    used("memory-mlock", "false", Bool, Member, "Keep the memory of the process out of swap"),
     inert("socket-reuse-address", "false", Bool, Member, "listeners always set SO_REUSEADDR"),
-    not_yet("socket-reuse-port", "false", Bool, Member, "SO_REUSEPORT is not there yet: leave the flag out"),
+    used(
+        "socket-reuse-port",
+        "false",
+        Bool,
+        Member,
+        "Set SO_REUSEPORT: others that set it may listen on the same ports",
+    ),
     used("feature-gates", "", List, Member, "Name=true|false, separated by commas"),
     used("config-file", "", Text, Member, "YAML file with all options; flags and variables are then ignored"),
     used(
@@ -239,20 +240,20 @@ pub const FLAGS: &[Flag] = &[
         Clustering,
         "History to keep: hours or a duration (periodic), or a number (revision); 0 turns it off",
     ),
-    not_yet("discovery", "", Text, Clustering, DISCOVERY),
-    not_yet("discovery-cacert", "", Text, Clustering, DISCOVERY),
-    not_yet("discovery-cert", "", Text, Clustering, DISCOVERY),
-    not_yet("discovery-dial-timeout", "2s", Duration, Clustering, DISCOVERY),
-    not_yet("discovery-endpoints", "", List, Clustering, DISCOVERY),
-    not_yet("discovery-fallback", "exit", Text, Clustering, DISCOVERY),
-    not_yet("discovery-insecure-skip-tls-verify", "false", Bool, Clustering, DISCOVERY),
-    not_yet("discovery-insecure-transport", "true", Bool, Clustering, DISCOVERY),
-    not_yet("discovery-keepalive-time", "2s", Duration, Clustering, DISCOVERY),
-    not_yet("discovery-keepalive-timeout", "6s", Duration, Clustering, DISCOVERY),
-    not_yet("discovery-key", "", Text, Clustering, DISCOVERY),
-    not_yet("discovery-password", "", Text, Clustering, DISCOVERY),
-    not_yet("discovery-proxy", "", Text, Clustering, DISCOVERY),
-    not_yet("discovery-request-timeout", "5s", Duration, Clustering, DISCOVERY),
+    refused("discovery", "", Text, Clustering, DISCOVERY),
+    inert("discovery-cacert", "", Text, Clustering, DISCOVERY),
+    inert("discovery-cert", "", Text, Clustering, DISCOVERY),
+    inert("discovery-dial-timeout", "2s", Duration, Clustering, DISCOVERY),
+    refused("discovery-endpoints", "", List, Clustering, DISCOVERY),
+    inert("discovery-fallback", "exit", Text, Clustering, DISCOVERY),
+    inert("discovery-insecure-skip-tls-verify", "false", Bool, Clustering, DISCOVERY),
+    inert("discovery-insecure-transport", "true", Bool, Clustering, DISCOVERY),
+    inert("discovery-keepalive-time", "2s", Duration, Clustering, DISCOVERY),
+    inert("discovery-keepalive-timeout", "6s", Duration, Clustering, DISCOVERY),
+    inert("discovery-key", "", Text, Clustering, DISCOVERY),
+    inert("discovery-password", "", Text, Clustering, DISCOVERY),
+    inert("discovery-proxy", "", Text, Clustering, DISCOVERY),
+    inert("discovery-request-timeout", "5s", Duration, Clustering, DISCOVERY),
     used(
         "discovery-srv",
         "",
@@ -268,9 +269,17 @@ pub const FLAGS: &[Flag] = &[
         Clustering,
         "address:port of the DNS server to ask for them, such as Consul's; the system's by default",
     ),
-    not_yet("discovery-token", "", Text, Clustering, DISCOVERY),
-    not_yet("discovery-user", "", Text, Clustering, DISCOVERY),
-    inert("v2-deprecation", "write-only", Text, Clustering, "there is no v2 store"),
+    refused("discovery-token", "", Text, Clustering, DISCOVERY),
+    inert("discovery-user", "", Text, Clustering, DISCOVERY),
+    inert("v2-deprecation", "write-only", Text, Clustering, V2),
+    inert("enable-v2", "false", Bool, Clustering, V2),
+    inert("experimental-enable-v2v3", "", Text, Clustering, V2),
+    refused("proxy", "off", Text, Clustering, "there is no v2 proxy, and a member would start in its place"),
+    inert("proxy-dial-timeout", "1000", Integer, Clustering, V2_PROXY),
+    inert("proxy-failure-wait", "5000", Integer, Clustering, V2_PROXY),
+    inert("proxy-read-timeout", "0", Integer, Clustering, V2_PROXY),
+    inert("proxy-refresh-interval", "30000", Integer, Clustering, V2_PROXY),
+    inert("proxy-write-timeout", "5000", Integer, Clustering, V2_PROXY),
     used("storage-engine", "redb", Text, Storage, "redb, sled or memory (keeps nothing)"),
     used("engine-cache-bytes", "33554432", Bytes, Storage, "Memory of the engine's page cache"),
     used("record-cache-bytes", "33554432", Bytes, Storage, "Memory of the cache of records that reads hit often"),
@@ -358,6 +367,13 @@ pub const FLAGS: &[Flag] = &[
         "Accept clients whose certificates are for one of these hosts only",
     ),
     used(
+        "client-cert-allowed-cn",
+        "",
+        List,
+        Security,
+        "Accept clients with one of these common names only; etcd takes it from a configuration file",
+    ),
+    used(
         "client-cert-auth",
         "false",
         Bool,
@@ -425,6 +441,9 @@ pub const FLAGS: &[Flag] = &[
     used("log-level", "info", Text, Logging, "debug, info, warn, error (or panic, fatal: as error)"),
     used("log-format", "json", Text, Logging, "json, or text (alias: console)"),
     used("log-outputs", "default", List, Logging, "default or stderr, stdout, systemd/journal (as stderr), or files"),
+    inert("debug", "false", Bool, Logging, "use --log-level=debug"),
+    inert("disable-log-sampling", "false", Bool, Logging, "the log is not sampled"),
+    inert("log-package-levels", "", Text, Logging, "use --log-level"),
     used("logger", "zap", Text, Logging, "Only zap, etcd's name for its structured logger"),
     used("warning-unary-request-duration", "300ms", Duration, Logging, "Log a request that takes longer"),
     used(
@@ -453,7 +472,7 @@ pub const FLAGS: &[Flag] = &[
         Logging,
         "For --enable-log-rotation: MiB of a file, days and number of older ones (0: all)",
     ),
-    not_yet("enable-distributed-tracing", "false", Bool, Tracing, TRACING),
+    inert("enable-distributed-tracing", "false", Bool, Tracing, TRACING),
     inert("distributed-tracing-address", "localhost:4317", Text, Tracing, TRACING),
     inert("distributed-tracing-instance-id", "", Text, Tracing, TRACING),
     inert("distributed-tracing-sampling-rate", "0", Integer, Tracing, TRACING),
@@ -466,13 +485,14 @@ pub const FLAGS: &[Flag] = &[
         Unsafe,
         "Make this member a cluster of one, after the others are lost; done once, then ignored",
     ),
-    not_yet(
+    refused(
         "force-new-cluster-bump-amount",
         "0",
         Integer,
         Unsafe,
-        "absent: nothing that this member had is dropped; to set the revision ahead, `snapshot save`, then `snapshot restore`",
+        "nothing that this member had is dropped; to set the revision ahead, `snapshot save`, then `snapshot restore`",
     ),
+    alias("experimental-backend-bbolt-freelist-type", Text, Member, "backend-bbolt-freelist-type"),
     alias(
         "experimental-bootstrap-defrag-threshold-megabytes",
         Integer,
@@ -524,6 +544,7 @@ pub const FLAGS: &[Flag] = &[
         Features,
         "More bytes of rows are not compared before taking part: it would take long. The leader compares them later",
     ),
+    alias("experimental-max-learners", Integer, Features, "max-learners"),
     alias("experimental-memory-mlock", Bool, Member, "memory-mlock"),
     alias("experimental-peer-skip-client-san-verification", Bool, Features, "peer-skip-client-san-verification"),
     alias("experimental-snapshot-catchup-entries", Integer, Features, "snapshot-catchup-entries"),
@@ -537,6 +558,13 @@ pub const FLAGS: &[Flag] = &[
     ),
     alias("experimental-warning-apply-duration", Duration, Features, "warning-apply-duration"),
     alias("experimental-warning-unary-request-duration", Duration, Logging, "warning-unary-request-duration"),
+    inert(
+        "experimental-wait-cluster-ready-timeout",
+        "5s",
+        Duration,
+        Features,
+        "clients are served once the member is ready, however long that takes",
+    ),
     alias("experimental-watch-progress-notify-interval", Duration, Features, "watch-progress-notify-interval"),
 ];
 

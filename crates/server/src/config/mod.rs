@@ -1,6 +1,8 @@
 //! [`ServerConfig`]: what the flags mean, checked. Knows no sockets, and of files only the configuration file.
 
 mod dump;
+#[cfg(test)]
+mod etcd_flags;
 mod file;
 pub mod flags;
 mod log;
@@ -104,6 +106,10 @@ pub struct ServerConfig {
     pub listen_metrics: Vec<Endpoint>,
     /// Where to accept other members; also in [`Config::listen_peer_urls`].
     pub listen_peers: Vec<Endpoint>,
+    /// Whether listeners set `SO_REUSEPORT`.
+    pub reuse_port: bool,
+    /// Whether the memory of the process is kept out of swap; [`crate::run`] sees to it.
+    pub lock_memory: bool,
     /// TLS with clients.
     pub client_tls: TlsConfig,
     /// TLS with other members.
@@ -177,6 +183,8 @@ impl ServerConfig {
             listen_http: http.1,
             listen_metrics: metrics.1,
             listen_peers: peers.1,
+            reuse_port: settings.boolean("socket-reuse-port")?,
+            lock_memory: settings.boolean("memory-mlock")?,
             client_tls,
             peer_tls,
             limits,

@@ -148,21 +148,20 @@ impl Settings {
         match flag.status {
             Status::Used => {}
             Status::Alias(of) => {
-                self.warnings.push(format!("--{} is an old name of --{of}", flag.name));
                 let target = flags::find(of).ok_or_else(|| StartError::config(format!("--{of}: no such flag")))?;
+                if let Status::Inert(why) = target.status {
+                    self.warnings.push(format!("--{} changes nothing here: {why}", flag.name));
+                    return Ok(());
+                }
+                self.warnings.push(format!("--{} is an old name of --{of}", flag.name));
                 return self.set(target, value, source);
             }
             Status::Inert(why) => {
                 self.warnings.push(format!("--{} changes nothing here: {why}", flag.name));
                 return Ok(());
             }
-            Status::NotYet { accepts, hint } => {
-                return if value == accepts {
-                    Ok(())
-                } else {
-                    Err(StartError::config(format!("--{}: {hint}", flag.name)))
-                };
-            }
+            Status::Refused { accepts, .. } if value == accepts => return Ok(()),
+            Status::Refused { why, .. } => return Err(StartError::config(format!("--{}: {why}", flag.name))),
         }
         match self.values.get(flag.name) {
             // A weaker source does not overwrite a stronger one, in whatever order they come.
@@ -355,10 +354,10 @@ mod tests {
 
     #[test]
     fn what_is_not_there_is_refused_unless_it_asks_for_nothing() {
-        let error = read(&["--memory-mlock"], &[]).unwrap_err().to_string();
-        assert_eq!(error, "--memory-mlock: locking memory is not there yet: turn swap off");
-        assert!(read(&["--memory-mlock=false"], &[("ETCD_FORCE_NEW_CLUSTER", "false")]).is_ok());
-        assert!(read(&[], &[("ETCD_MEMORY_MLOCK", "true")]).is_err());
+        let error = read(&["--proxy=on"], &[]).unwrap_err().to_string();
+        assert_eq!(error, "--proxy: there is no v2 proxy, and a member would start in its place");
+        assert!(read(&["--proxy=off"], &[("ETCD_FORCE_NEW_CLUSTER_BUMP_AMOUNT", "0")]).is_ok());
+        assert!(read(&[], &[("ETCD_DISCOVERY", "https://discovery.example.org/x")]).is_err());
     }
 
     fn write(text: &str) -> (tempfile::TempDir, String) {
@@ -410,6 +409,18 @@ mod tests {
         assert_eq!(
             settings.warnings,
             ["--snapshot-count changes nothing here: the log is kept by size; see --wal-keep-bytes"]
+        );
+    }
+
+    #[test]
+    fn an_old_name_of_an_inert_flag_says_why_in_one_line() {
+        let settings = read(&["--experimental-snapshot-catchup-entries=5"], &[("ETCD_ENABLE_V2", "true")]).unwrap();
+        assert_eq!(
+            settings.warnings,
+            [
+                "--enable-v2 changes nothing here: there is no v2 store",
+                "--experimental-snapshot-catchup-entries changes nothing here: the log is kept by size; see --wal-keep-bytes"
+            ]
         );
     }
 

@@ -65,7 +65,7 @@ struct Names {
     client_cert_auth: &'static str,
     trusted_ca: &'static str,
     crl: &'static str,
-    allowed_names: Option<&'static str>,
+    allowed_names: &'static str,
     allowed_hosts: &'static str,
     auto: &'static str,
 }
@@ -78,7 +78,7 @@ const CLIENTS: Names = Names {
     client_cert_auth: "client-cert-auth",
     trusted_ca: "trusted-ca-file",
     crl: "client-crl-file",
-    allowed_names: None,
+    allowed_names: "client-cert-allowed-cn",
     allowed_hosts: "client-cert-allowed-hostname",
     auto: "auto-tls",
 };
@@ -91,7 +91,7 @@ const PEERS: Names = Names {
     client_cert_auth: "peer-client-cert-auth",
     trusted_ca: "peer-trusted-ca-file",
     crl: "peer-crl-file",
-    allowed_names: Some("peer-cert-allowed-cn"),
+    allowed_names: "peer-cert-allowed-cn",
     allowed_hosts: "peer-cert-allowed-hostname",
     auto: "peer-auto-tls",
 };
@@ -186,7 +186,7 @@ fn read(settings: &mut Settings, names: &Names, fixtures: PathBuf, hosts: &[Stri
 }
 
 fn allowed(settings: &Settings, names: &Names) -> Result<Allowed, StartError> {
-    let common_names = names.allowed_names.map(|name| settings.list(name)).unwrap_or_default();
+    let common_names = settings.list(names.allowed_names);
     let hosts = settings.list(names.allowed_hosts);
     match (common_names.is_empty(), hosts.is_empty()) {
         (true, true) => Ok(Allowed::Everybody),
@@ -280,6 +280,18 @@ mod tests {
     }
 
     #[test]
+    fn clients_and_peers_can_be_held_to_common_names() {
+        for args in [
+            ["--client-cert-allowed-cn=a,b", "--trusted-ca-file=ca"],
+            ["--peer-cert-allowed-cn=a,b", "--peer-trusted-ca-file=ca"],
+        ] {
+            let config = parse(&args).unwrap();
+            let names = Allowed::CommonNames(vec!["a".into(), "b".into()]);
+            assert!([config.client_tls.allowed, config.peer_tls.allowed].contains(&names), "{args:?}");
+        }
+    }
+
+    #[test]
     fn peers_are_held_to_their_addresses_unless_told_otherwise() {
         for (args, checks) in [
             (&[][..], true),
@@ -308,6 +320,10 @@ mod tests {
             (
                 &["--peer-cert-allowed-cn=a,b", "--peer-cert-allowed-hostname=c", "--peer-trusted-ca-file=ca"],
                 "AllowedCNs and AllowedHostnames are mutually exclusive (cns=[\"a\", \"b\"], hostnames=[\"c\"])",
+            ),
+            (
+                &["--client-cert-allowed-cn=a", "--client-cert-allowed-hostname=c", "--trusted-ca-file=ca"],
+                "AllowedCNs and AllowedHostnames are mutually exclusive (cns=[\"a\"], hostnames=[\"c\"])",
             ),
             (
                 &["--client-crl-file=x"],
