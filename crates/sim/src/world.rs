@@ -53,8 +53,8 @@ pub struct World {
     recorder: Arc<Mutex<Watched>>,
     /// What happens by itself later.
     later: Vec<(Duration, Later)>,
-    /// Machines whose process may end by itself, because a fault makes it.
-    may_die: Vec<bool>,
+    /// How often each machine's process may still end by itself, because faults make it.
+    may_die: Vec<u32>,
     replacement: Option<Replacement>,
     leaders: BTreeMap<u64, String>,
     violations: Vec<String>,
@@ -103,7 +103,7 @@ impl World {
             stop: Stop::default(),
             recorder: Arc::new(Mutex::new(recorder)),
             later: Vec::new(),
-            may_die: vec![false; members],
+            may_die: vec![0; members],
             replacement: None,
             leaders: BTreeMap::new(),
             violations: Vec::new(),
@@ -277,7 +277,9 @@ impl World {
                 door.fatal().map(|text| ("fatal", text)).or_else(|| door.failure().map(|text| ("stopped", text)));
             if let Some((how, text)) = ended {
                 self.log(format!("m{index} {how}: {text}"));
-                if !std::mem::take(&mut self.may_die[index]) && !self.is_leaving(index) {
+                let expected = self.may_die[index] > 0 || self.is_leaving(index);
+                self.may_die[index] = self.may_die[index].saturating_sub(1);
+                if !expected {
                     self.violation(format!("m{index} ended by itself ({how}): {text}"));
                 }
                 self.machines[index].kill();
@@ -342,7 +344,7 @@ impl World {
             Fault::PowerCutAtWrite { machine, operations } => {
                 let disk = &self.machines[machine].disk;
                 disk.cut_power_at(disk.operations() + operations);
-                self.may_die[machine] = true;
+                self.may_die[machine] += 1;
             }
             Fault::Pause { machine, length } => {
                 let now = self.now;
@@ -365,7 +367,7 @@ impl World {
             Fault::FailSync { machine } => {
                 let disk = &self.machines[machine].disk;
                 disk.fail_sync_at(disk.syncs());
-                self.may_die[machine] = true;
+                self.may_die[machine] += 1;
             }
             Fault::MoveLeader => self.move_leader(),
             Fault::Replace { machine } => self.replace(machine),
@@ -443,7 +445,7 @@ impl World {
             Next::Wipe => {
                 self.log(format!("m{machine} is removed: its disk is wiped"));
                 self.machines[machine].wipe();
-                self.may_die[machine] = false;
+                self.may_die[machine] = 0;
                 self.machines[machine].config_mut().initial_cluster_state = InitialClusterState::Existing;
                 self.add(machine)
             }
@@ -491,7 +493,7 @@ impl World {
         for index in 0..self.machines.len() {
             self.machines[index].pause(self.now, Duration::ZERO);
             self.machines[index].set_rate(1.0);
-            if self.may_die[index] && self.machines[index].disk.is_off() {
+            if self.may_die[index] > 0 && self.machines[index].disk.is_off() {
                 self.machines[index].power_cut(1);
             }
             if !self.machines[index].is_up() && !self.waits_to_join(index) {
