@@ -36,8 +36,8 @@ pub enum Next {
     Wait,
     /// Ask the cluster for its members.
     Ask,
-    /// The old member is still there, and stays.
-    GiveUp,
+    /// The old member is still there: ask once more to remove it.
+    Remove,
     /// The old member is gone: wipe the disk and add a new one.
     Wipe,
     /// Ask once more to add.
@@ -59,7 +59,9 @@ impl Replacement {
             Stage::AskingRemoved(answer) => match answer.lock().as_ref() {
                 None => Next::Wait,
                 Some(None) => Next::Ask,
-                Some(Some(members)) if members.iter().any(|member| member.id == self.old) => Next::GiveUp,
+                // An error; a cluster has members.
+                Some(Some(members)) if members.is_empty() => Next::Ask,
+                Some(Some(members)) if members.iter().any(|member| member.id == self.old) => Next::Remove,
                 Some(Some(_)) => Next::Wipe,
             },
             Stage::Adding(answer) => match *answer.lock() {
@@ -70,6 +72,7 @@ impl Replacement {
             Stage::AskingAdded(answer) => match answer.lock().as_ref() {
                 None => Next::Wait,
                 Some(None) => Next::Ask,
+                Some(Some(members)) if members.is_empty() => Next::Ask,
                 Some(Some(members)) if has_url(members) => Next::Start,
                 Some(Some(_)) => Next::Add,
             },

@@ -12,7 +12,7 @@ use crate::random::Random;
 use crate::replacement::{Answer, Next, Replacement, Stage};
 use crate::workers::{Stop, Worker};
 use parking_lot::Mutex;
-use quorate_core::{KeyRange, RangeRequest, Revision};
+use quorate_core::{KeyRange, MemberId, RangeRequest, Revision};
 use quorate_node::{Config, InitialClusterState, Node, WatchCreate, WatchMessage};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -56,6 +56,8 @@ pub struct World {
     /// How often each machine's process may still end by itself, because faults make it.
     may_die: Vec<u32>,
     replacement: Option<Replacement>,
+    /// Whether each machine's member joined a cluster that was there.
+    has_joined: Vec<bool>,
     leaders: BTreeMap<u64, String>,
     violations: Vec<String>,
     timeline: Vec<String>,
@@ -105,6 +107,7 @@ impl World {
             later: Vec::new(),
             may_die: vec![0; members],
             replacement: None,
+            has_joined: vec![false; members],
             leaders: BTreeMap::new(),
             violations: Vec::new(),
             timeline: Vec::new(),
@@ -277,7 +280,12 @@ impl World {
                 door.fatal().map(|text| ("fatal", text)).or_else(|| door.failure().map(|text| ("stopped", text)));
             if let Some((how, text)) = ended {
                 self.log(format!("m{index} {how}: {text}"));
-                let expected = self.may_die[index] > 0 || self.is_leaving(index);
+                // Whoever joins and asks a member that has not heard of it yet is told so, and starts again.
+                let early = self.has_joined[index]
+                    && ["has no member with the peer URLs", "has already been bootstrapped"]
+                        .iter()
+                        .any(|words| text.contains(words));
+                let expected = self.may_die[index] > 0 || self.is_leaving(index) || early;
                 self.may_die[index] = self.may_die[index].saturating_sub(1);
                 if !expected {
                     self.violation(format!("m{index} ended by itself ({how}): {text}"));
@@ -413,9 +421,7 @@ impl World {
     fn replace(&mut self, machine: usize) {
         let Some(node) = self.doors[machine].node().filter(|_| self.replacement.is_none()) else { return };
         let old = node.member_id();
-        let stage = Stage::Removing(
-            self.fetch(self.via(machine), move |node| async move { node.member_remove(old).await.is_ok() }),
-        );
+        let stage = self.remove(machine, old);
         self.replacement = Some(Replacement { machine, old, stage });
     }
 
@@ -432,7 +438,8 @@ impl World {
         let url = peer_url(machine);
         replacement.stage = match replacement.next(&url) {
             Next::Wait => replacement.stage,
-            Next::GiveUp => return self.log(format!("m{machine} stays a member")),
+            // The removal may still be on its way: only asking again settles it.
+            Next::Remove => self.remove(machine, replacement.old),
             Next::Ask => {
                 let members = self.fetch(self.via(machine), |node| async move {
                     node.members(true).await.map(|answer| answer.body).unwrap_or_default()
@@ -452,10 +459,15 @@ impl World {
             Next::Add => self.add(machine),
             Next::Start => {
                 self.log(format!("m{machine} starts as a new member"));
+                self.has_joined[machine] = true;
                 return self.machines[machine].start(self.now);
             }
         };
         self.replacement = Some(replacement);
+    }
+
+    fn remove(&self, machine: usize, old: MemberId) -> Stage {
+        Stage::Removing(self.fetch(self.via(machine), move |node| async move { node.member_remove(old).await.is_ok() }))
     }
 
     fn add(&self, machine: usize) -> Stage {

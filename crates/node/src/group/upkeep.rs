@@ -140,6 +140,8 @@ impl Upkeep {
     async fn step(&mut self) -> Result<(), StorageError> {
         loop {
             let report = self.store.drain(DRAIN_BYTES)?;
+            // At once: what has left the tail would count for nothing until the next look, which may wait for a flush.
+            self.note_engine()?;
             self.state.room.notify_waiters();
             self.unflushed_bytes += report.bytes;
             self.dirty |= report.entries > 0;
@@ -164,6 +166,13 @@ impl Upkeep {
             self.compact()?;
         }
         self.watch_space()
+    }
+
+    fn note_engine(&self) -> Result<(), StorageError> {
+        if let Some(group) = self.group.upgrade() {
+            group.space.note_engine(self.store.engine_usage()?.used_bytes);
+        }
+        Ok(())
     }
 
     /// Looks at the space of this member, and raises or clears its NOSPACE alarm. A full disk raises it before the log itself
