@@ -117,7 +117,7 @@ fn store(running: &Running) -> Vec<Figure> {
             "etcd_mvcc_db_total_size_in_use_in_bytes",
             "gauge",
             "Total size of the underlying database logically in use in bytes.",
-            usage.used_bytes as f64,
+            usage.in_use_bytes() as f64,
         ),
         (
             "etcd_mvcc_put_total",

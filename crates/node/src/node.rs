@@ -617,7 +617,7 @@ impl Node {
             applied_index: LogIndex::new(group.state.applied().index),
             is_learner,
             db_size_bytes: i64::try_from(usage.file_bytes).unwrap_or(i64::MAX),
-            db_size_in_use_bytes: i64::try_from(usage.used_bytes).unwrap_or(i64::MAX),
+            db_size_in_use_bytes: i64::try_from(usage.in_use_bytes()).unwrap_or(i64::MAX),
             db_quota_bytes: if quota == 0 { disk_bytes } else { quota },
             revision: metrics.revision,
             compacted: metrics.compacted,

@@ -58,8 +58,16 @@ pub trait Engine: Send + Sync {
 pub struct EngineUsage {
     /// Bytes that the files take.
     pub file_bytes: u64,
-    /// Bytes of them that hold rows: keys and values, without what the engine needs around them.
+    /// Bytes of rows: keys and values, without what the engine needs around them. More than the files take where the engine
+    /// compresses, or has not written all of them to its files yet.
     pub used_bytes: u64,
+}
+
+impl EngineUsage {
+    /// Bytes of the files that are in use.
+    pub fn in_use_bytes(&self) -> u64 {
+        self.used_bytes.min(self.file_bytes)
+    }
 }
 
 /// The size of a file system.

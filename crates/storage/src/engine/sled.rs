@@ -243,8 +243,7 @@ impl Engine for SledEngine {
         let guard = self.handle.read();
         let Some(handle) = guard.as_ref() else { return Ok(EngineUsage::default()) };
         let file_bytes = handle.db.lock().size_on_disk().map_err(|source| error(&self.path, source))?;
-        // It compresses: rows may be larger than the file that holds them.
-        Ok(EngineUsage { file_bytes, used_bytes: used_bytes.min(file_bytes) })
+        Ok(EngineUsage { file_bytes, used_bytes })
     }
 
     fn disk(&self) -> Result<Option<DiskSpace>, EngineError> {
