@@ -200,8 +200,6 @@ pub struct History {
     pub renewals: Vec<Renewal>,
     /// Watchers that have ended or will.
     pub watched: Vec<Arc<Mutex<Watched>>>,
-    /// Revisions that clients compacted to, acknowledged or not.
-    pub compactions: Vec<i64>,
 }
 
 /// Shared by all clients.

@@ -82,7 +82,6 @@ pub struct Machine {
     doors: Doors,
     config: Config,
     boot: Option<Boot>,
-    boots: u64,
     random_state: Arc<AtomicU64>,
     rate: f64,
     /// Stands still until then, as after SIGSTOP.
@@ -104,7 +103,6 @@ impl Machine {
             doors,
             config,
             boot: None,
-            boots: 0,
             random_state: Arc::new(AtomicU64::new(seed)),
             rate: 1.0,
             paused: None,
@@ -136,7 +134,6 @@ impl Machine {
     /// # Panics
     /// If the operating system gives no runtime.
     pub fn start(&mut self, now: Duration) {
-        self.boots += 1;
         let runtime = paused_runtime();
         let clock = Arc::new(MachineClock::new(now, self.rate));
         let (jobs, queue) = mpsc::unbounded_channel();

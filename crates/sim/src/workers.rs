@@ -166,7 +166,6 @@ impl Worker {
                 let (member, physical) = (self.any_member(), self.random.chance(500));
                 let compact =
                     move |node: Node| async move { node.compact(Revision::new(revision), physical).await.is_ok() };
-                self.rpc.history.lock().compactions.push(revision);
                 self.rpc.call(member, compact).await;
             }
         }
