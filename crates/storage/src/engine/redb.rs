@@ -201,7 +201,7 @@ impl Engine for RedbEngine {
         let used_bytes = run().map_err(|error| self.error(error))?;
         // A backend that is not a file has no size of its own to tell.
         let file_bytes = self.path.metadata().map_or(used_bytes, |metadata| metadata.len());
-        Ok(EngineUsage { file_bytes, used_bytes: used_bytes.min(file_bytes) })
+        Ok(EngineUsage { file_bytes, used_bytes })
     }
 
     fn disk(&self) -> Result<Option<DiskSpace>, EngineError> {
