@@ -3,47 +3,28 @@
 //! Without it a log that holds more than the tail may would stop its own replay for good.
 
 use super::GroupState;
+use super::upkeep::DRAIN_BYTES;
 use crate::Error;
 use crate::env::Env;
+use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
-use tokio::sync::Notify;
-
-/// Bytes of records in one engine batch.
-const DRAIN_BYTES: usize = 4 << 20;
-
-/// How often it looks whether the tail is full, beside being told.
-const LOOK: Duration = Duration::from_millis(10);
+use tokio::sync::oneshot;
 
 /// Drains until it is dropped.
 pub(super) struct ReplayDrain {
-    stop: Arc<Stop>,
-}
-
-#[derive(Default)]
-struct Stop {
-    set: AtomicBool,
-    news: Notify,
+    _running: oneshot::Sender<Infallible>,
 }
 
 impl ReplayDrain {
     pub(super) fn start(env: &dyn Env, state: Arc<GroupState>) -> Self {
-        let stop = Arc::new(Stop::default());
-        env.spawn_dedicated("quorate-replay", Box::pin(run(state, stop.clone())));
-        Self { stop }
+        let (running, dropped) = oneshot::channel();
+        env.spawn_dedicated("quorate-replay", Box::pin(run(state, dropped)));
+        Self { _running: running }
     }
 }
 
-impl Drop for ReplayDrain {
-    fn drop(&mut self) {
-        self.stop.set.store(true, Ordering::Release);
-        self.stop.news.notify_one();
-    }
-}
-
-async fn run(state: Arc<GroupState>, stop: Arc<Stop>) {
-    while !stop.set.load(Ordering::Acquire) {
+async fn run(state: Arc<GroupState>, mut dropped: oneshot::Receiver<Infallible>) {
+    loop {
         while state.store.tail_is_full() {
             let drained = state.store.drain(DRAIN_BYTES);
             if let Err(error) = drained {
@@ -53,10 +34,10 @@ async fn run(state: Arc<GroupState>, stop: Arc<Stop>) {
             }
             state.room.notify_waiters();
         }
+        // Whoever waits for room says so first, and the word is kept until it is heard here.
         tokio::select! {
-            () = stop.news.notified() => {}
+            _ = &mut dropped => break,
             () = state.drain_news.notified() => {}
-            () = tokio::time::sleep(LOOK) => {}
         }
     }
     // What it was told last is for the upkeep.

@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 /// Bytes of records in one engine batch.
-const DRAIN_BYTES: usize = 4 << 20;
+pub(super) const DRAIN_BYTES: usize = 4 << 20;
 
 /// Keys of the index that one checkpoint step writes.
 const CHECKPOINT_KEYS: usize = 4096;
@@ -141,7 +141,9 @@ impl Upkeep {
         loop {
             let report = self.store.drain(DRAIN_BYTES)?;
             // At once: what has left the tail would count for nothing until the next look, which may wait for a flush.
-            self.note_engine()?;
+            if let Some(group) = self.group.upgrade() {
+                self.note_engine(&group)?;
+            }
             self.state.room.notify_waiters();
             self.unflushed_bytes += report.bytes;
             self.dirty |= report.entries > 0;
@@ -168,11 +170,11 @@ impl Upkeep {
         self.watch_space()
     }
 
-    fn note_engine(&self) -> Result<(), StorageError> {
-        if let Some(group) = self.group.upgrade() {
-            group.space.note_engine(self.store.engine_usage()?.used_bytes);
-        }
-        Ok(())
+    /// Tells the quota how much the engine holds.
+    fn note_engine(&self, group: &Group) -> Result<u64, StorageError> {
+        let used = self.store.engine_usage()?.used_bytes;
+        group.space.note_engine(used);
+        Ok(used)
     }
 
     /// Looks at the space of this member, and raises or clears its NOSPACE alarm. A full disk raises it before the log itself
@@ -183,8 +185,7 @@ impl Upkeep {
             self.wal.retry_space();
         }
         let Some(group) = self.group.upgrade() else { return Ok(()) };
-        let used = self.store.engine_usage()?.used_bytes;
-        group.space.note_engine(used);
+        let used = self.note_engine(&group)?;
         let Some(changing) = group.space.try_change() else { return Ok(()) };
         let alarm = group.no_space_alarm();
         let raised = self.store.alarms().contains(&alarm);
