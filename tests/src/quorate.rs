@@ -5,6 +5,7 @@ use std::process::{Command, Output, Stdio};
 use anyhow::{Result, bail};
 
 use crate::server::Server;
+use crate::tools::program;
 
 /// `quorate` with arguments: a command line client, or a tool on files.
 #[derive(Clone, Debug)]
@@ -33,7 +34,7 @@ impl Quorate {
 
     /// The program without arguments yet, with the inputs and outputs of a script.
     pub fn command(&self) -> Command {
-        let mut command = Command::new(self.server.binary());
+        let mut command = program(self.server.binary());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }

@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 
 use anyhow::{Context, Result, bail};
 
-use crate::tools::target_dir;
+use crate::tools::{program, target_dir};
 
 /// A server binary and how it is called.
 #[derive(Clone, Debug)]
@@ -50,7 +50,7 @@ impl Server {
 
     /// A command that runs a server, without flags yet.
     pub fn command(&self) -> Command {
-        let mut command = Command::new(&self.binary);
+        let mut command = program(&self.binary);
         if self.quorate {
             command.arg("server");
         }
