@@ -100,6 +100,8 @@ struct Member {
     process: Option<Child>,
     paused: bool,
     disk: Option<Disk>,
+    /// Another program than the cluster's.
+    server: Option<Server>,
 }
 
 /// A running cluster.
@@ -202,7 +204,7 @@ impl Cluster {
     fn push(&mut self, client: String, peer: String, join: [String; 2]) -> Result<()> {
         let index = self.len();
         let disk = self.spec.disk_mib.map(|mib| Disk::new(&self.member_dir(index), mib)).transpose()?;
-        self.members.push(Member { client, peer, join, process: None, paused: false, disk });
+        self.members.push(Member { client, peer, join, process: None, paused: false, disk, server: None });
         Ok(())
     }
 
@@ -293,8 +295,8 @@ impl Cluster {
 
     fn spawn(&mut self, member: usize, more: &[&str]) -> Result<()> {
         let log: File = OpenOptions::new().create(true).append(true).open(self.log_path(member))?;
-        let mut command = self.server.command();
-        let Member { client, peer, join: [_, state], .. } = &self.members[member];
+        let Member { client, peer, join: [_, state], server, .. } = &self.members[member];
+        let mut command = server.as_ref().unwrap_or(&self.server).command();
         command
             .args(self.identity_flags(member))
             .args(["--listen-client-urls", &format!("http://{client}")])
@@ -443,6 +445,11 @@ impl Cluster {
     pub fn restart_with(&mut self, member: usize, flags: &[&str]) {
         assert!(self.members[member].process.is_none(), "m{member} is still running");
         self.spawn(member, flags).expect("a member starts");
+    }
+
+    /// Another program for a member, from its next start on.
+    pub fn run_from_now_on(&mut self, member: usize, server: Server) {
+        self.members[member].server = Some(server);
     }
 
     /// What a member has logged, over all its starts.

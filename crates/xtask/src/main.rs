@@ -14,6 +14,7 @@ mod rust_source;
 mod sim;
 mod step;
 mod tools;
+mod upgrade;
 
 use std::process::ExitCode;
 
@@ -30,6 +31,7 @@ usage: cargo xtask <command>
   examples              run every example of the workspace
   bench [ARGS...]       load test, Quorate beside etcd; ARGS go to `quorate-bench`
   sim [ARGS...]         simulated clusters and disasters by seed; ARGS go to `quorate-sim` (--help lists them)
+  upgrade [--from REV]  a rolling upgrade under load from an earlier commit's build (HEAD~1) to this one's
   install-tools         find or install the external programs that the tests drive, and say where they are
 ";
 
@@ -58,6 +60,7 @@ fn dispatch(args: &[String]) -> Result<()> {
         "audit" => audit::run(),
         "bench" => bench::run(rest),
         "sim" => sim::run(rest),
+        "upgrade" => upgrade::run(rest),
         "install-tools" => tools::run(),
         "help" | "--help" | "-h" => {
             print!("{USAGE}");
