@@ -174,7 +174,7 @@ pub(crate) enum Verdict {
 pub(crate) fn judge(status: &Status) -> Verdict {
     if let Some(source) = status.source() {
         // Made by the transport, not sent by a server.
-        return if is_connect_error(source) || is_refused_before_any_request(source) {
+        return if is_connect_error(source) || is_refused_before_any_request(source) || is_left_alone(source) {
             Verdict::NotTaken
         } else {
             Verdict::Unknown
@@ -235,6 +235,22 @@ fn is_refused_before_any_request(source: &(dyn StdError + 'static)) -> bool {
     false
 }
 
+/// A server that stops says by `GOAWAY` which requests it has taken up; those that it has not end with this error, as does
+/// one that it refuses by `REFUSED_STREAM`. RFC 9113, section 8.7: "this is safe to retry".
+fn is_left_alone(source: &(dyn StdError + 'static)) -> bool {
+    let mut next = Some(source);
+    while let Some(error) = next {
+        if let Some(error) = error.downcast_ref::<h2::Error>() {
+            let reason = error.reason();
+            return error.is_remote()
+                && (error.is_go_away() && reason == Some(h2::Reason::NO_ERROR)
+                    || error.is_reset() && reason == Some(h2::Reason::REFUSED_STREAM));
+        }
+        next = error.source();
+    }
+    false
+}
+
 /// Whether an error's text tells of a server that refused the connection, with or without TLS.
 pub(crate) fn is_refusal(text: &str) -> bool {
     text.contains(quorate_tls::REFUSED) || text.contains(SPEAKS_TLS)
@@ -257,6 +273,47 @@ fn describe(status: &Status) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    /// The error of the first request of a connection to a server that answers it with these frames and closes.
+    async fn answered_with(frames: &[u8]) -> h2::Error {
+        const EMPTY_SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
+        let (ours, mut theirs) = tokio::io::duplex(1 << 16);
+        let (mut requests, connection) = h2::client::handshake(ours).await.unwrap();
+        tokio::spawn(connection);
+        let (answer, _) = requests.send_request(http::Request::new(()), true).unwrap();
+        theirs.write_all(EMPTY_SETTINGS).await.unwrap();
+        // Preface, settings, and then the request; what follows it is of no interest.
+        let (mut read, mut headers) = (Vec::new(), false);
+        while !headers {
+            read.push(theirs.read_u8().await.unwrap());
+            // Type HEADERS, flags END_STREAM and END_HEADERS.
+            headers = read.windows(3).any(|window| window == [1, 5, 0]);
+        }
+        theirs.write_all(frames).await.unwrap();
+        drop(theirs);
+        answer.await.unwrap_err()
+    }
+
+    #[tokio::test]
+    async fn what_a_stopping_server_leaves_alone_may_be_tried_elsewhere() {
+        const UP_TO_NONE: &[u8] = &[0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        const UP_TO_FIRST: &[u8] = &[0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0];
+        const REFUSED: &[u8] = &[0, 0, 4, 3, 0, 0, 0, 0, 1, 0, 0, 0, 7];
+        const CANCELED: &[u8] = &[0, 0, 4, 3, 0, 0, 0, 0, 1, 0, 0, 0, 8];
+        for (frames, expected) in [
+            (UP_TO_NONE, Verdict::NotTaken),
+            (REFUSED, Verdict::NotTaken),
+            // Taken up, and then the connection ended.
+            (UP_TO_FIRST, Verdict::Unknown),
+            (CANCELED, Verdict::Unknown),
+            (&[], Verdict::Unknown),
+        ] {
+            let error = answered_with(frames).await;
+            let text = error.to_string();
+            assert_eq!(judge(&Status::from_error(Box::new(error))), expected, "{frames:?}: {text}");
+        }
+    }
 
     #[test]
     fn a_refusal_by_the_server_is_final() {
