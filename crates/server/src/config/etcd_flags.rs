@@ -30,7 +30,7 @@ const SAME: &str = "
 /// Those that are accepted and change nothing. The table says why.
 const NO_EFFECT: &str = "
     backend-batch-interval backend-batch-limit backend-bbolt-freelist-type bcrypt-cost bootstrap-defrag-threshold-megabytes
-    debug disable-log-sampling discovery-cacert discovery-cert discovery-dial-timeout discovery-fallback
+    cluster-active-size cluster-remove-delay cluster-sync-interval config debug disable-log-sampling discovery-cacert discovery-cert discovery-dial-timeout discovery-fallback
     discovery-insecure-skip-tls-verify discovery-insecure-transport discovery-keepalive-time discovery-keepalive-timeout
     discovery-key discovery-password discovery-proxy discovery-request-timeout discovery-user distributed-tracing-address
     distributed-tracing-instance-id distributed-tracing-sampling-rate distributed-tracing-service-name
@@ -40,10 +40,11 @@ const NO_EFFECT: &str = "
     experimental-distributed-tracing-service-name experimental-enable-distributed-tracing
     experimental-enable-lease-checkpoint experimental-enable-lease-checkpoint-persist experimental-enable-v2v3
     experimental-snapshot-catchup-entries experimental-stop-grpc-service-on-defrag
-    experimental-txn-mode-write-with-shared-buffer experimental-wait-cluster-ready-timeout grpc-keepalive-min-time
-    initial-election-tick-advance log-package-levels max-snapshots max-wals proxy-dial-timeout proxy-failure-wait
-    proxy-read-timeout proxy-refresh-interval proxy-write-timeout raft-read-timeout raft-write-timeout
-    snapshot-catchup-entries snapshot-count socket-reuse-address v2-deprecation";
+    experimental-txn-mode-write-with-shared-buffer experimental-wait-cluster-ready-timeout force grpc-keepalive-min-time
+    initial-election-tick-advance log-package-levels max-result-buffer max-retry-attempts max-snapshots max-wals
+    peer-election-timeout peer-heartbeat-interval proxy-dial-timeout proxy-failure-wait proxy-read-timeout
+    proxy-refresh-interval proxy-write-timeout raft-read-timeout raft-write-timeout retry-interval snapshot
+    snapshot-catchup-entries snapshot-count socket-reuse-address test.coverprofile test.outputdir v v2-deprecation vv";
 
 /// Those that are refused. To start without what they ask for would be wrong: a member that should have found its cluster
 /// would begin one of its own, a proxy would be a member, and watchers of a recovered cluster would see time go back.

@@ -141,6 +141,7 @@ const DISCOVERY: &str = "there is no discovery through another cluster: use --in
 const TRACING: &str = "no traces are made; see --metrics=extensive and --warning-unary-request-duration";
 const V2: &str = "there is no v2 store";
 const V2_PROXY: &str = "there is no v2 proxy";
+const SINCE_ETCD_2: &str = "etcd itself has ignored it since 2.0";
 const ENGINE: &str = "it tunes bbolt, which is not the engine here; see --storage-engine";
 const LOG_KEPT: &str = "the log is kept by size; see --wal-keep-bytes";
 
@@ -280,6 +281,28 @@ pub const FLAGS: &[Flag] = &[
     inert("proxy-read-timeout", "0", Integer, Clustering, V2_PROXY),
     inert("proxy-refresh-interval", "30000", Integer, Clustering, V2_PROXY),
     inert("proxy-write-timeout", "5000", Integer, Clustering, V2_PROXY),
+    // Without a value, or with = and any: this is how etcd takes them.
+    inert("cluster-active-size", "", Bool, Member, SINCE_ETCD_2),
+    inert("cluster-remove-delay", "", Bool, Member, SINCE_ETCD_2),
+    inert("cluster-sync-interval", "", Bool, Member, SINCE_ETCD_2),
+    inert("force", "", Bool, Member, SINCE_ETCD_2),
+    inert("max-result-buffer", "", Bool, Member, SINCE_ETCD_2),
+    inert("max-retry-attempts", "", Bool, Member, SINCE_ETCD_2),
+    inert("peer-election-timeout", "", Bool, Member, SINCE_ETCD_2),
+    inert("peer-heartbeat-interval", "", Bool, Member, SINCE_ETCD_2),
+    inert("retry-interval", "", Bool, Member, SINCE_ETCD_2),
+    inert("snapshot", "", Bool, Member, SINCE_ETCD_2),
+    inert("v", "", Bool, Member, SINCE_ETCD_2),
+    inert("vv", "", Bool, Member, SINCE_ETCD_2),
+    inert(
+        "config",
+        "",
+        Bool,
+        Member,
+        "etcd itself has ignored it since 2.0; a configuration file is named by --config-file",
+    ),
+    inert("test.coverprofile", "", Bool, Member, "it is for etcd's own tests"),
+    inert("test.outputdir", "", Bool, Member, "it is for etcd's own tests"),
     used("storage-engine", "redb", Text, Storage, "redb, sled or memory (keeps nothing)"),
     used("engine-cache-bytes", "33554432", Bytes, Storage, "Memory of the engine's page cache"),
     used("record-cache-bytes", "33554432", Bytes, Storage, "Memory of the cache of records that reads hit often"),

@@ -256,7 +256,7 @@ fn ignored(given: &[(&str, String)], env: &[(String, String)]) -> Vec<String> {
 /// Go's flag package takes `-flag` for `--flag`; clap does not.
 fn double_dash(arg: OsString) -> OsString {
     match arg.to_str() {
-        Some(text) if text.len() > 2 && text.starts_with('-') && !text.starts_with("--") => {
+        Some(text) if text.len() > 1 && text.starts_with('-') && !text.starts_with("--") => {
             let name = text[1..].split('=').next().unwrap_or_default();
             if flags::find(name).is_some() || matches!(name, "help" | "version") {
                 format!("-{text}").into()
@@ -328,6 +328,7 @@ mod tests {
         for (args, expected) in [
             (&["--pre-vote"][..], true),
             (&["--pre-vote=false"], false),
+            (&["-v", "--pre-vote=false"], false),
             (&["-pre-vote=0"], false),
             (&["--pre-vote", "--name=a"], true),
             (&[], true),
