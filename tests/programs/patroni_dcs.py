@@ -1,8 +1,10 @@
-"""Patroni's own etcd3 classes as two nodes that want to lead, against the members whose host:port are the arguments.
+"""Patroni's own etcd3 classes as two nodes that want to lead, with TLS, a client certificate and a user, against the members
+whose host:port are the arguments. The files are in the environment: TLS_CA, TLS_CERT, TLS_KEY.
 
 Says `kill` when the test is to kill the leader of the store, and goes on when it is told that this was done.
 """
 
+import os
 import sys
 import threading
 import time
@@ -12,7 +14,9 @@ from patroni.dcs import get_dcs
 
 def node(name):
     # The cluster's other parameters have the shortest values that Patroni allows.
-    config = {"etcd3": {"hosts": sys.argv[1:]}, "namespace": "/service/", "scope": "test", "name": name}
+    etcd3 = {"hosts": sys.argv[1:], "protocol": "https", "username": "root", "password": "secret",
+             "cacert": os.environ["TLS_CA"], "cert": os.environ["TLS_CERT"], "key": os.environ["TLS_KEY"]}
+    config = {"etcd3": etcd3, "namespace": "/service/", "scope": "test", "name": name}
     return get_dcs({**config, "ttl": 20, "loop_wait": 1, "retry_timeout": 6})
 
 

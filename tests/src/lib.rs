@@ -7,7 +7,7 @@
 //! - [`client`] speaks etcd's API to one chosen member; [`load`] keeps many clients busy and writes down what each saw.
 //! - [`history`] holds what they saw, and [`checker`] decides whether a linearizable store can have answered so.
 //! - [`quorate`] runs the command line of the binary under test, where that is not etcd.
-//! - [`tools`] finds the programs of others that the tests drive.
+//! - [`tools`] finds the programs of others that the tests drive, and [`programs`] speaks with scripts of theirs.
 //!
 //! The harness knows etcd's command line and wire API and nothing of how a server works, so the same tests run on etcd
 //! itself: `QUORATE_BIN=/usr/bin/etcd cargo nextest run -p quorate-tests`. A test that etcd fails is a wrong test.
@@ -20,6 +20,7 @@ pub mod engines;
 pub mod history;
 pub mod load;
 pub mod network;
+pub mod programs;
 pub mod quorate;
 pub mod secure;
 pub mod server;

@@ -11,6 +11,13 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use quorate_client::{Client, ConnectOptions, TlsOptions};
+use quorate_proto::authpb::Permission;
+use quorate_proto::authpb::permission::Type;
+use quorate_proto::etcdserverpb::{
+    AuthEnableRequest, AuthRoleAddRequest, AuthRoleGrantPermissionRequest, AuthUserAddRequest,
+    AuthUserGrantRoleRequest, StatusRequest,
+};
 use quorate_tls::testing::{Authority, Identity, IdentityFiles};
 use tempfile::TempDir;
 
@@ -56,6 +63,77 @@ impl SecureCluster {
             Member { client, peer, metrics, scheme: peer_scheme, flags: Vec::new(), process: None }
         });
         SecureCluster { ca, server: Server::find().expect("a server binary"), members: members.collect(), dir }
+    }
+
+    /// A cluster of three in which everything is secured: clients and peers show certificates (a client's are the files
+    /// `client`, of nobody whom the cluster knows by name), and there are users, `root` with the password `secret` and `app`
+    /// with `plain`, who may read and write below `app/`.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub async fn with_users() -> SecureCluster {
+        let mut cluster = SecureCluster::new(3, "https");
+        cluster.write(&cluster.ca.issue("server", &["127.0.0.1", "localhost"]), "server");
+        cluster.write(&cluster.ca.issue("nobody", &[]), "client");
+        let flags = [cluster.client_flags("server"), cluster.peer_flags("server")].concat();
+        for member in 0..cluster.len() {
+            cluster.set_flags(member, &flags.iter().map(String::as_str).collect::<Vec<_>>());
+        }
+        cluster.spawn_all();
+        let client = cluster.connect(cluster.endpoints(), None).await;
+        cluster.add_users(&client).await.expect("users");
+        cluster
+    }
+
+    async fn add_users(&self, client: &Client) -> Result<()> {
+        // The cluster has only begun to start.
+        client.with_timeout(PATIENCE * 2).get("ready", None).await?;
+        let auth = client.auth();
+        for (name, password, role) in [("root", "secret", "root"), ("app", "plain", "app")] {
+            let user =
+                AuthUserAddRequest { name: name.into(), password: password.into(), ..AuthUserAddRequest::default() };
+            auth.user_add(user).await?;
+            auth.role_add(AuthRoleAddRequest { name: role.into() }).await?;
+            auth.user_grant_role(AuthUserGrantRoleRequest { user: name.into(), role: role.into() }).await?;
+        }
+        let perm = Permission { perm_type: Type::Readwrite.into(), key: "app/".into(), range_end: "app0".into() };
+        auth.role_grant_permission(AuthRoleGrantPermissionRequest { name: "app".into(), perm: Some(perm) }).await?;
+        auth.auth_enable(AuthEnableRequest {}).await?;
+        Ok(())
+    }
+
+    /// This project's client, with the certificate `client`, as a user if one is named.
+    ///
+    /// # Panics
+    /// When the files are not there.
+    pub async fn connect(&self, endpoints: Vec<String>, user: Option<(&str, &str)>) -> Client {
+        let tls =
+            TlsOptions::new().ca_file(self.file("ca.pem")).identity(self.file("client.pem"), self.file("client.key"));
+        let mut options = ConnectOptions::new().tls(tls).timeout(Duration::from_secs(10));
+        if let Some((name, password)) = user {
+            options = options.user(name, password);
+        }
+        Client::connect(endpoints, options).await.expect("a client")
+    }
+
+    /// The member of a cluster [`with_users`](Self::with_users) that leads.
+    ///
+    /// # Panics
+    /// When none does in time.
+    pub async fn wait_leader(&self) -> usize {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            for member in (0..self.len()).filter(|&member| self.members[member].process.is_some()) {
+                let client = self.connect(vec![self.endpoint(member)], Some(("root", "secret"))).await;
+                let status = client.with_timeout(Duration::from_secs(2)).maintenance().status(StatusRequest {}).await;
+                if let Ok(status) = status
+                    && status.header.is_some_and(|header| header.member_id == status.leader)
+                {
+                    return member;
+                }
+            }
+            assert!(Instant::now() < deadline, "no leader after {PATIENCE:?}");
+        }
     }
 
     /// Whether the members run Quorate, not etcd.

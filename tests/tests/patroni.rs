@@ -1,11 +1,10 @@
 //! Patroni in etcd3 mode, which speaks to the JSON gateway.
 //!
-//! The first test drives Patroni's own classes. The second one runs two Patroni nodes with PostgreSQL; it takes about a
+//! The first test drives Patroni's own classes, with TLS and a user. The second one runs two Patroni nodes with PostgreSQL; it takes about a
 //! minute and needs a PostgreSQL, so it runs when it is asked for:
 //! `cargo nextest run -p quorate-tests --test patroni --run-ignored all`.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -13,7 +12,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use quorate_tests::cluster::{Cluster, ClusterSpec};
-use quorate_tests::tools::{Python, skip};
+use quorate_tests::programs::Program;
+use quorate_tests::secure::SecureCluster;
+use quorate_tests::tools::{Python, script, skip};
 
 fn addresses(cluster: &Cluster) -> Vec<String> {
     cluster.endpoints().iter().map(|url| url.replace("http://", "")).collect()
@@ -22,19 +23,15 @@ fn addresses(cluster: &Cluster) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn patronis_leader_outlives_the_leader_of_the_store() {
     let Some(python) = Python::with("patroni") else { return };
-    let Some(mut cluster) = Cluster::start(ClusterSpec::new(3)).await else { return };
-    let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("programs/patroni_dcs.py");
-    let mut command = python.command(&script);
-    command.args(addresses(&cluster)).stdin(Stdio::piped()).stdout(Stdio::piped());
-    let mut process = command.spawn().expect("python");
-    let mut lines = BufReader::new(process.stdout.take().expect("its output")).lines();
-    let mut hear = || lines.next().map(|line| line.expect("a line"));
-    assert_eq!(hear().as_deref(), Some("kill"));
+    let mut cluster = SecureCluster::with_users().await;
+    let mut command = python.command(&script("patroni_dcs.py"));
+    command.args((0..cluster.len()).map(|member| cluster.client_address(member)));
+    let mut program = Program::start_on(&cluster, command);
+    program.hear("kill");
     let leader = cluster.wait_leader().await;
     cluster.kill9(leader);
-    process.stdin.take().expect("its input").write_all(b"killed\n").expect("it listens");
-    assert_eq!(hear().as_deref(), Some("ok"));
-    assert!(process.wait().expect("its end").success());
+    program.tell("killed");
+    program.finish();
 }
 
 /// The user that PostgreSQL and Patroni run as, since they refuse to be root.

