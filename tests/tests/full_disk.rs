@@ -135,6 +135,7 @@ async fn a_single_member_ends_on_a_full_disk_and_has_everything(engines: Engines
     cluster.restart(0);
     cluster.wait_serving().await;
     assert_holds(&client, &written).await;
+    wait_writable(&client).await;
 }
 
 async fn the_disk_of_the_leader_fills_under_load(engines: Engines) {

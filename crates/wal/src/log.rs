@@ -105,6 +105,10 @@ impl Wal {
         self.handle.0.queue.nudge();
     }
 
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.handle.0
+    }
+
     /// What a reader does for the time of its read.
     #[cfg(test)]
     pub(crate) fn hold_segment(&self, sequence: u64) -> Arc<Segment> {
@@ -125,6 +129,11 @@ pub struct GroupLog {
 }
 
 impl GroupLog {
+    /// See [`WalMetrics::short_of_space`].
+    pub fn is_short_of_space(&self) -> bool {
+        self.handle.0.metrics.is_short_of_space()
+    }
+
     /// The group's number.
     pub fn id(&self) -> u32 {
         self.group.id

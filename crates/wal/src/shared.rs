@@ -47,6 +47,10 @@ impl Counters {
         self.bytes_written.fetch_add(bytes, Ordering::Relaxed);
     }
 
+    pub fn is_short_of_space(&self) -> bool {
+        self.short_of_space.load(Ordering::Relaxed)
+    }
+
     pub fn set_short_of_space(&self, short: bool) {
         self.short_of_space.store(short, Ordering::Relaxed);
     }
@@ -114,7 +118,7 @@ impl Shared {
             spares: self.yard.spares() as u64,
             queued_bytes: self.queue.bytes(),
             cached_bytes: self.cache.lock().bytes,
-            short_of_space: self.metrics.short_of_space.load(Ordering::Relaxed),
+            short_of_space: self.metrics.is_short_of_space(),
         }
     }
 

@@ -11,6 +11,7 @@ use crate::Error;
 use quorate_core::{Alarm, AlarmKind, Command, Op, Rejection, Txn};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 /// What a put costs besides key and value, as in etcd.
@@ -26,12 +27,17 @@ const HYSTERESIS_PERCENT: u64 = 5;
 /// Free space on a disk that was full before the alarm goes: half as much again as the engine needs to write at all.
 const FREE_BYTES_MIN: u64 = 24 << 20;
 
+/// How long a write that a full disk refuses waits for the alarm to be raised.
+const FULL_DISK_ALARM_WAIT: Duration = Duration::from_millis(500);
+
 /// The quota and what is in use.
 pub(crate) struct Space {
     quota_bytes: Option<u64>,
     sticky: bool,
     /// Bytes of rows in the engine, when the upkeep looked last.
     engine_bytes: AtomicU64,
+    /// Whether the engine had no room when it was written to last.
+    engine_full: AtomicBool,
     /// In use, when a write went beyond the quota the last time.
     exceeded_at: AtomicU64,
     /// Whether this member raised its alarm, in this life or before: it does not clear one that somebody asked for.
@@ -62,6 +68,7 @@ impl Space {
             quota_bytes,
             sticky,
             engine_bytes: AtomicU64::new(0),
+            engine_full: AtomicBool::new(false),
             exceeded_at: AtomicU64::new(u64::MAX),
             ours: AtomicBool::new(false),
             was_raised: AtomicBool::new(false),
@@ -72,6 +79,11 @@ impl Space {
     /// Takes note of the engine's size.
     pub(super) fn note_engine(&self, bytes: u64) {
         self.engine_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Takes note of whether the engine has room.
+    pub(super) fn note_engine_full(&self, full: bool) {
+        self.engine_full.store(full, Ordering::Relaxed);
     }
 
     /// Takes note of whether the alarm stands. One that stood before the start was raised by this member, for all it knows.
@@ -122,19 +134,42 @@ impl Space {
 }
 
 impl Group {
-    /// Refuses what costs `cost` bytes if that goes beyond the quota, and raises the alarm then.
-    pub(crate) async fn admit_space(&self, cost: usize) -> Result<(), Error> {
-        let Some(used) = self.space.exceeds(self.state.store.tail_bytes(), cost) else { return Ok(()) };
-        let _changing = self.space.changing.lock().await;
-        let alarm = self.no_space_alarm();
-        if !self.state.store.alarms().contains(&alarm) {
-            tracing::error!(used, quota = self.space.quota_bytes, "the quota is used up: raising NOSPACE");
-            self.space.claim_alarm(Some(used));
-            if let Err(error) = self.write(Command::AlarmActivate(alarm)).await {
-                tracing::warn!(%error, "cannot tell the cluster that the quota is used up");
-            }
+    /// Refuses what costs `cost` bytes if that goes beyond the quota, and raises the alarm then. A leader whose disk is full
+    /// refuses it whether or not the alarm could be raised: there may be no room to log that.
+    pub(crate) async fn admit_space(self: &Arc<Self>, cost: usize) -> Result<(), Error> {
+        let disk_full = self.log.is_short_of_space() || self.space.engine_full.load(Ordering::Relaxed);
+        if cost > 0 && disk_full && self.role.borrow().is_leader {
+            // If it does not come through in time, it does when there is room.
+            let _ = tokio::time::timeout(FULL_DISK_ALARM_WAIT, self.raise_no_space(None)).await;
+            return Err(Error::Rejected(Rejection::NoSpace));
         }
+        let Some(used) = self.space.exceeds(self.state.store.tail_bytes(), cost) else { return Ok(()) };
+        self.raise_no_space(Some(used)).await;
         Err(Error::Rejected(Rejection::NoSpace))
+    }
+
+    /// Raises the alarm if it does not stand; `exceeded_at` is what is in use, if the quota is why. Goes on if nobody waits.
+    async fn raise_no_space(self: &Arc<Self>, exceeded_at: Option<u64>) {
+        let changing = self.space.changing.clone().lock_owned().await;
+        let alarm = self.no_space_alarm();
+        if self.state.store.alarms().contains(&alarm) {
+            return;
+        }
+        match exceeded_at {
+            Some(used) => {
+                tracing::error!(used, quota = self.space.quota_bytes, "the quota is used up: raising NOSPACE")
+            }
+            None => tracing::error!("a disk of this member is full: raising NOSPACE"),
+        }
+        self.space.claim_alarm(exceeded_at);
+        let group = self.clone();
+        let raised = tokio::spawn(async move {
+            let _changing = changing;
+            group.write(Command::AlarmActivate(alarm)).await
+        });
+        if let Ok(Err(error)) = raised.await {
+            tracing::warn!(%error, "cannot tell the cluster that there is no space");
+        }
     }
 
     /// The alarm about this member's space.

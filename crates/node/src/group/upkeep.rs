@@ -111,14 +111,14 @@ impl Upkeep {
                 if !self.engine_full {
                     tracing::error!(%error, "the disk is full");
                 }
-                self.engine_full = true;
+                self.set_engine_full(true);
                 if let Err(error) = self.watch_space() {
                     tracing::warn!(%error, "cannot tell how full the disk is");
                 }
                 tokio::time::sleep(FULL_DISK_PAUSE).await;
                 continue;
             }
-            self.engine_full = false;
+            self.set_engine_full(false);
             if let Err(error) = result {
                 self.state.fail(Error::Fatal(error.to_string()));
                 // Apply may wait for room that never comes: let it find the failure.
@@ -129,6 +129,15 @@ impl Upkeep {
                 return;
             }
         }
+    }
+
+    fn set_engine_full(&mut self, full: bool) {
+        if self.engine_full != full
+            && let Some(group) = self.group.upgrade()
+        {
+            group.space.note_engine_full(full);
+        }
+        self.engine_full = full;
     }
 
     fn pause(&self) -> Duration {
