@@ -3,6 +3,8 @@
 use crate::env::Env;
 use crate::peer::Peers;
 use crate::{Config, EngineKind, Error, InitialClusterState};
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use quorate_proto::peer_v1 as pb;
 use quorate_wal::Disk;
 use sha1::{Digest, Sha1};
@@ -13,13 +15,19 @@ use std::time::Duration;
 /// Version of the layout of the data directory.
 const FORMAT: &str = "quorate-data-1";
 
-const IDENTITY_FILE: &str = "IDENTITY";
+pub(crate) const IDENTITY_FILE: &str = "IDENTITY";
 
 /// How long a first start of a new cluster waits for peers that may know this member already.
 const ASK_PEERS_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// How long a member that joins a running cluster tries to reach it.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How long one member may take to answer who is in the cluster, the leader's confirmation included.
+const JOIN_ASK_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Pause before all are asked again.
+const JOIN_PAUSE: Duration = Duration::from_millis(200);
 
 /// What a data directory says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -174,7 +182,7 @@ async fn found(config: &Config, env: &dyn Env) -> Result<DataIdentity, Error> {
     let me = local_member(config, &members)?;
     let cluster = cluster_id(members.keys().copied());
     for (id, (name, urls)) in members.iter().filter(|(id, _)| **id != me) {
-        let Ok(info) = Peers::cluster_info(env, urls, ASK_PEERS_TIMEOUT).await else { continue };
+        let Ok(info) = Peers::cluster_info(env, urls, false, ASK_PEERS_TIMEOUT).await else { continue };
         if info.cluster_id != cluster {
             return Err(Error::Fatal(format!(
                 "member {name} ({id:x}) belongs to cluster {:x}, not to {cluster:x}: cluster ID mismatch; use another \
@@ -192,23 +200,7 @@ async fn found(config: &Config, env: &dyn Env) -> Result<DataIdentity, Error> {
 async fn join(config: &Config, env: &dyn Env) -> Result<DataIdentity, Error> {
     let others: Vec<String> =
         config.initial_cluster.iter().filter(|(name, _)| *name != config.name).map(|(_, url)| url.clone()).collect();
-    let attempt = async {
-        loop {
-            for url in &others {
-                match Peers::cluster_info(env, std::slice::from_ref(url), Duration::from_secs(1)).await {
-                    Ok(info) => return info,
-                    Err(error) => tracing::info!(url, %error, "cannot ask a member of the cluster to join"),
-                }
-            }
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
-    };
-    let info = tokio::time::timeout(JOIN_TIMEOUT, attempt).await.map_err(|_| {
-        Error::Fatal(format!(
-            "cannot fetch cluster info from peer urls: no member of --initial-cluster answers at {}: are they up?",
-            others.join(", ")
-        ))
-    })?;
+    let info = ask_to_join(env, &others).await?;
     let mine: BTreeSet<&String> = config.initial_advertise_peer_urls.iter().collect();
     let member = info.members.iter().find(|m| m.peer_urls.iter().collect::<BTreeSet<_>>() == mine).ok_or_else(|| {
         Error::Fatal(format!(
@@ -220,6 +212,41 @@ async fn join(config: &Config, env: &dyn Env) -> Result<DataIdentity, Error> {
     })?;
     refuse_if_started(&info, member.id)?;
     Ok(new_identity(config, env, info.cluster_id, member.id, BTreeMap::new()))
+}
+
+/// Who is in the cluster. A member that lags may not know yet that this one was added, or take it for one that was removed: its
+/// word counts only if the leader has confirmed it. All are asked, until one has such an answer, or time is up; then an answer
+/// without the leader's word has to do, for the cluster may have none.
+async fn ask_to_join(env: &dyn Env, others: &[String]) -> Result<pb::ClusterInfoReply, Error> {
+    let mut unconfirmed = None;
+    let attempt = async {
+        loop {
+            let mut asked: FuturesUnordered<_> = others
+                .iter()
+                .map(async |url| {
+                    (url, Peers::cluster_info(env, std::slice::from_ref(url), true, JOIN_ASK_TIMEOUT).await)
+                })
+                .collect();
+            while let Some((url, answer)) = asked.next().await {
+                match answer {
+                    Ok(info) if info.confirmed => return info,
+                    Ok(info) => {
+                        tracing::info!(url, "a member of the cluster cannot reach the leader: asking again");
+                        unconfirmed = Some(info);
+                    }
+                    Err(error) => tracing::info!(url, %error, "cannot ask a member of the cluster to join"),
+                }
+            }
+            tokio::time::sleep(JOIN_PAUSE).await;
+        }
+    };
+    let confirmed = tokio::time::timeout(JOIN_TIMEOUT, attempt).await.ok();
+    confirmed.or(unconfirmed).ok_or_else(|| {
+        Error::Fatal(format!(
+            "cannot fetch cluster info from peer urls: no member of --initial-cluster answers at {}: are they up?",
+            others.join(", ")
+        ))
+    })
 }
 
 /// A member that has started before and comes without its data was wiped. Under its old identity it could vote twice in one

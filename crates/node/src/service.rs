@@ -21,6 +21,9 @@ use tokio::sync::mpsc;
 /// How long a member that lags waits for the revision that is to be compared.
 const REVISION_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long a member that is asked who is in the cluster waits for the leader's word that it knows the newest.
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// The groups of this member, as its peers see them.
 pub(crate) struct Service {
     pub(crate) config: Arc<Config>,
@@ -132,7 +135,11 @@ impl Service {
                 let (added, index) = membership::change(group, &self.config, change).await?;
                 Ok(Answer::MemberChange(pb::MemberChangeReply { added, index }))
             }
-            Ask::ClusterInfo(_) => self.cluster_info().map(Answer::ClusterInfo),
+            Ask::ClusterInfo(ask) => {
+                let confirmed =
+                    ask.confirm && matches!(tokio::time::timeout(CONFIRM_TIMEOUT, group.linearize()).await, Ok(Ok(())));
+                self.cluster_info(confirmed).map(Answer::ClusterInfo)
+            }
             Ask::Hash(request) => self.hash(group, request).await.map(Answer::Hash),
             Ask::Status(_) => Ok(Answer::Status(crate::health::local(group, &self.config))),
             Ask::MemberChange(_)
@@ -164,7 +171,7 @@ impl Service {
         self.hashing.gently(revision).await.map(corruption::to_reply)
     }
 
-    fn cluster_info(&self) -> Result<pb::ClusterInfoReply, Error> {
+    fn cluster_info(&self, confirmed: bool) -> Result<pb::ClusterInfoReply, Error> {
         let attributes: std::collections::BTreeMap<_, _> = self.group.state.store.members().into_iter().collect();
         let members = membership::members(&self.group)?.into_iter().map(|member| {
             let told = attributes.get(&member.id);
@@ -177,7 +184,7 @@ impl Service {
                 data_dir_id: told.map_or(0, |a| a.data_dir_id),
             }
         });
-        Ok(pb::ClusterInfoReply { cluster_id: self.identity.cluster_id, members: members.collect() })
+        Ok(pb::ClusterInfoReply { cluster_id: self.identity.cluster_id, members: members.collect(), confirmed })
     }
 
     fn begin_snapshot(&self, group: &Group, begin: pb::SnapshotBegin) -> Result<Incoming, Error> {

@@ -1,9 +1,13 @@
 //! Nodes in this process, on real disks and sockets.
 
 use quorate_core::{DeleteRange, KeyRange, LeaseId, Put, RangeRequest, Rejection, Revision};
-use quorate_node::{Config, EngineKind, Error, Node, WatchCreate, WatchMessage};
+use quorate_node::env::{BoxFuture, ByteStream, Env, Listener, OsEnv};
+use quorate_node::{Config, EngineKind, Error, InitialClusterState, Node, WatchCreate, WatchMessage};
+use quorate_wal::Disk;
+use std::io;
 use std::net::TcpListener;
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 fn free_port() -> u16 {
@@ -176,6 +180,115 @@ async fn leases_expire_in_time_and_take_their_keys_along() {
     assert!(renewed.elapsed() >= Duration::from_secs(2), "expired early: after {:?}", renewed.elapsed());
     assert_eq!(value(&nodes[0], "l2").await, None, "all keys in one revision");
     assert_eq!(nodes[0].lease_keep_alive(id).await.unwrap().body, 0);
+    for node in &nodes {
+        node.shutdown().await;
+    }
+}
+
+/// The outside as it is, but that some URLs cannot be dialled while they are cut off.
+struct Cut {
+    outside: OsEnv,
+    urls: Mutex<Vec<String>>,
+}
+
+impl Cut {
+    fn off(urls: &[String]) -> Arc<Self> {
+        Arc::new(Self { outside: OsEnv::new(), urls: Mutex::new(urls.to_vec()) })
+    }
+}
+
+impl Env for Cut {
+    fn wall_clock_ms(&self) -> u64 {
+        self.outside.wall_clock_ms()
+    }
+
+    fn random_u64(&self) -> u64 {
+        self.outside.random_u64()
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.outside.monotonic()
+    }
+
+    fn disk(&self) -> Arc<dyn Disk> {
+        self.outside.disk()
+    }
+
+    fn lock_dir(&self, dir: &Path) -> io::Result<Box<dyn Send + Sync>> {
+        self.outside.lock_dir(dir)
+    }
+
+    fn connect(&self, url: String) -> BoxFuture<io::Result<Box<dyn ByteStream>>> {
+        if self.urls.lock().unwrap().contains(&url) {
+            return Box::pin(async { Err(io::ErrorKind::HostUnreachable.into()) });
+        }
+        self.outside.connect(url)
+    }
+
+    fn listen(&self, url: String) -> BoxFuture<io::Result<Box<dyn Listener>>> {
+        self.outside.listen(url)
+    }
+
+    fn spawn_dedicated(&self, name: &'static str, task: BoxFuture<()>) {
+        self.outside.spawn_dedicated(name, task);
+    }
+
+    fn fatal(&self, reason: &str) {
+        self.outside.fatal(reason);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_joins_believes_no_member_that_lags() {
+    let dir = tempfile::tempdir().unwrap();
+    let all = configs(dir.path(), &[EngineKind::Redb; 5]);
+    let url = |member: usize| all[member].listen_peer_urls[0].clone();
+    let first: Vec<Config> = all[..3]
+        .iter()
+        .map(|config| Config {
+            learners_max: 2,
+            initial_cluster: config.initial_cluster[..3].to_vec(),
+            ..config.clone()
+        })
+        .collect();
+    // Whoever dials the lagging member is cut off from it, and it from the others.
+    let (around, within) = (Cut::off(&[]), Cut::off(&[url(0), url(1)]));
+    let mut nodes = Vec::new();
+    for config in &first[..2] {
+        nodes.push(Node::start_in(config.clone(), around.clone()).await.unwrap());
+    }
+    let lagging = Node::start(first[2].clone()).await.unwrap();
+    for node in nodes.iter().chain([&lagging]) {
+        node.wait_ready().await.unwrap();
+    }
+    around.urls.lock().unwrap().push(url(2));
+    lagging.shutdown().await;
+    drop(lagging);
+    for member in [3, 4] {
+        nodes[0].member_add(vec![url(member)], true).await.unwrap();
+    }
+    let lagging = Node::start_in(first[2].clone(), within.clone()).await.unwrap();
+
+    // It is asked together with one that knows.
+    let joining = |member: usize, through: &[usize]| Config {
+        initial_cluster: through.iter().chain([&member]).map(|i| all[member].initial_cluster[*i].clone()).collect(),
+        initial_cluster_state: InitialClusterState::Existing,
+        ..all[member].clone()
+    };
+    let joined = tokio::time::timeout(Duration::from_secs(10), Node::start(joining(3, &[2, 0]))).await;
+    nodes.push(joined.expect("it needs no second thought").unwrap());
+
+    // It is the only one that can be asked, and knows nothing until it is healed.
+    let mut joined = tokio::spawn(Node::start(joining(4, &[2])));
+    let early = tokio::time::timeout(Duration::from_secs(4), &mut joined).await;
+    assert!(early.is_err(), "what the lagging member says is not taken for an answer");
+    around.urls.lock().unwrap().clear();
+    within.urls.lock().unwrap().clear();
+    let joined = tokio::time::timeout(Duration::from_secs(60), joined).await.expect("it joins in time");
+    nodes.extend([joined.unwrap().unwrap(), lagging]);
+    for node in &nodes {
+        tokio::time::timeout(Duration::from_secs(20), node.wait_ready()).await.expect("ready in time").unwrap();
+    }
     for node in &nodes {
         node.shutdown().await;
     }

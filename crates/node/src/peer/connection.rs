@@ -305,7 +305,7 @@ impl Link {
     fn probe(&self) -> Outgoing {
         let (answer, receiver) = oneshot::channel();
         tokio::spawn(time_answer(receiver, self.traffic.clone()));
-        Outgoing { group: GroupId::DEFAULT, ask: Ask::ClusterInfo(pb::ClusterInfo {}), answer }
+        Outgoing { group: GroupId::DEFAULT, ask: Ask::ClusterInfo(pb::ClusterInfo { confirm: false }), answer }
     }
 
     fn refuse(&self, outgoing: Outgoing, error: &PeerError) {

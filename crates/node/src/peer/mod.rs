@@ -239,17 +239,19 @@ impl Peers {
         connection.call(GroupId::DEFAULT, ask, timeout).await
     }
 
-    /// Asks any of `urls` who is in the cluster. For a member that does not know its own id yet.
+    /// Asks any of `urls` who is in the cluster, as far as it knows; with `confirm`, after it has tried to make sure that it
+    /// knows the newest. For a member that does not know its own id yet.
     pub(crate) async fn cluster_info(
         env: &dyn Env,
         urls: &[String],
+        confirm: bool,
         timeout: Duration,
     ) -> Result<pb::ClusterInfoReply, PeerError> {
         let nobody = Identity { cluster_id: 0, member_id: 0, data_dir_id: 0 };
         let traffic = Arc::default();
         let dial = connection::Dial { identity: &nobody, to: 0, directory: None, timeout, traffic };
         let connection = connection::connect(env, &dial, urls).await.map_err(|e| e.0)?;
-        let ask = Ask::ClusterInfo(pb::ClusterInfo {});
+        let ask = Ask::ClusterInfo(pb::ClusterInfo { confirm });
         let Answer::ClusterInfo(reply) = connection.call(GroupId::DEFAULT, ask, timeout).await? else {
             return Err(PeerError::Lost);
         };
