@@ -29,6 +29,7 @@ mod snapshot_file;
 pub mod stages;
 mod start;
 pub mod urls;
+mod verify;
 mod versions;
 pub mod watch;
 
@@ -41,5 +42,6 @@ pub use quorate_storage::HashKv;
 pub use restore::{Restore, Restored, defragment, restore};
 pub use snapshot::{SNAPSHOT_MAGIC, SnapshotReader};
 pub use snapshot_file::{SnapshotStatus, snapshot_status};
+pub use verify::{DiskFault, Verified, Verify, verify};
 pub use versions::{API_VERSION, Downgrade};
 pub use watch::{WatchControl, WatchCreate, WatchEvent, WatchMessage, WatchStream};

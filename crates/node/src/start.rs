@@ -15,7 +15,7 @@ use quorate_core::{Command, GroupId, MemberAttributes, MemberId};
 use quorate_proto::peer_v1 as pb;
 use quorate_storage::{EngineConfig, Store, StoreConfig};
 use quorate_wal::{Wal, WalOptions};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::sync::{Notify, Semaphore, watch};
@@ -193,18 +193,19 @@ fn check(config: &Config) -> Result<(), Error> {
 
 pub(crate) fn take_directory(config: &Config, env: &dyn Env) -> Result<Box<dyn Send + Sync>, Error> {
     let dir = &config.data_dir;
-    let fail =
-        |error: &std::io::Error| Error::Fatal(format!("{}: cannot use the data directory: {error}", dir.display()));
-    env.disk().create_dir_all(dir).map_err(|e| fail(&e))?;
-    env.lock_dir(dir).map_err(|error| {
-        if error.kind() == std::io::ErrorKind::WouldBlock {
-            Error::Fatal(format!(
-                "{}: the data directory is in use by another process: stop it, or give this member a --data-dir of its own",
-                dir.display()
-            ))
-        } else {
-            fail(&error)
-        }
+    env.disk().create_dir_all(dir).map_err(|error| in_use(dir, &error))?;
+    env.lock_dir(dir).map_err(|error| in_use(dir, &error))
+}
+
+/// Why a data directory cannot be taken.
+pub(crate) fn in_use(dir: &Path, error: &std::io::Error) -> Error {
+    Error::Fatal(if error.kind() == std::io::ErrorKind::WouldBlock {
+        format!(
+            "{}: the data directory is in use by another process: stop it, or give this member a --data-dir of its own",
+            dir.display()
+        )
+    } else {
+        format!("{}: cannot use the data directory: {error}", dir.display())
     })
 }
 

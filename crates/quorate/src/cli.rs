@@ -12,6 +12,7 @@ use crate::auth::{AuthCommand, RoleCommand, UserCommand};
 use crate::check::CheckCommand;
 use crate::config::ConfigCommand;
 use crate::context::{Context, GlobalOptions, with_environment, with_go_switches};
+use crate::debug::DebugCommand;
 use crate::demo::DemoArgs;
 use crate::elect::ElectArgs;
 use crate::endpoint::EndpointArgs;
@@ -184,6 +185,10 @@ enum Commands {
     #[command(subcommand)]
     Snapshot(SnapshotCommand),
 
+    /// Look at the files of a member that does not run
+    #[command(subcommand)]
+    Debug(DebugCommand),
+
     /// Hand leadership to another member
     #[command(
         override_usage = "quorate move-leader [OPTIONS] <MEMBER_ID>",
@@ -349,6 +354,7 @@ async fn dispatch(command: Commands, context: &Context) -> Result<(), Failure> {
         Commands::Alarm(command) => command.run(context).await,
         Commands::Defrag(args) => args.run(context).await,
         Commands::Snapshot(command) => command.run(context).await,
+        Commands::Debug(command) => command.run(context),
         Commands::MoveLeader(args) => args.run(context).await,
         Commands::Downgrade(command) => command.run(context).await,
         Commands::Check(command) => command.run(context).await,

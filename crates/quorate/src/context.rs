@@ -109,7 +109,7 @@ pub struct GlobalOptions {
 }
 
 /// Where a command runs: the options, and what follows from them.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Context {
     /// The options as parsed.
     pub options: GlobalOptions,

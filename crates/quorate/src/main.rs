@@ -8,6 +8,7 @@ mod check;
 mod cli;
 mod config;
 mod context;
+mod debug;
 mod demo;
 mod elect;
 mod endpoint;

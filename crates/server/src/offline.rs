@@ -8,7 +8,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub use quorate_node::{Restored, SnapshotStatus};
+pub use quorate_node::{DiskFault, Restored, SnapshotStatus, Verified};
 
 /// What to restore, and into what.
 #[derive(Clone, Debug)]
@@ -111,6 +111,21 @@ impl Drop for Made {
 /// [`Error::Fatal`] with file, offset and what is wrong there.
 pub fn snapshot_status(path: &Path, progress: impl FnMut(u64, u64)) -> Result<SnapshotStatus, Error> {
     quorate_node::snapshot_status(OsEnv::new().disk().as_ref(), path, progress)
+}
+
+/// Reads all that a stopped member has on disk. `fault` is told what is wrong as it is found, `progress` how many bytes of the
+/// storage engine are done, and how many it has.
+///
+/// # Errors
+/// [`Error::Fatal`]: a member runs on the directory, it is none, or the disk fails.
+pub fn verify(
+    data_dir: PathBuf,
+    wal_dir: Option<PathBuf>,
+    fault: &mut dyn FnMut(DiskFault),
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Verified, Error> {
+    let request = quorate_node::Verify { data_dir, wal_dir, scratch: std::env::temp_dir() };
+    quorate_node::verify(&request, &OsEnv::new(), fault, progress)
 }
 
 /// Gives space of the engine that is not used back to the file system.

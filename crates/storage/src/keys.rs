@@ -43,6 +43,78 @@ pub(crate) fn group_end(tag: u8, group: GroupId) -> Vec<u8> {
     }
 }
 
+/// Behind all rows. (An engine may have a row of its own there.)
+pub(crate) const END: &[u8] = &[u8::MAX];
+
+/// First key of the state rows, and the one behind them.
+pub(crate) fn states() -> (Vec<u8>, Vec<u8>) {
+    (vec![TAG_STATE], vec![TAG_STATE + 1])
+}
+
+/// The tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Table {
+    Format,
+    State,
+    Record,
+    Index,
+    System,
+}
+
+impl Table {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Format => "format",
+            Self::State => "state",
+            Self::Record => "record",
+            Self::Index => "index",
+            Self::System => "small-table",
+        }
+    }
+
+    pub fn has_generations(self) -> bool {
+        match self {
+            Self::Record | Self::Index | Self::System => true,
+            Self::Format | Self::State => false,
+        }
+    }
+}
+
+/// What a row's key says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RowPlace<'a> {
+    pub table: Table,
+    pub group: GroupId,
+    pub generation: u32,
+    /// See [`Keys::rest`].
+    pub rest: &'a [u8],
+}
+
+impl<'a> RowPlace<'a> {
+    /// `None` if it is not one of ours.
+    pub fn of(key: &'a [u8]) -> Option<Self> {
+        if key == FORMAT_KEY {
+            return Some(Self { table: Table::Format, group: GroupId::DEFAULT, generation: 0, rest: &[] });
+        }
+        let (&tag, rest) = key.split_first()?;
+        let table = match tag {
+            TAG_STATE => Table::State,
+            TAG_RECORD => Table::Record,
+            TAG_INDEX => Table::Index,
+            TAG_SYSTEM => Table::System,
+            _ => return None,
+        };
+        let (group, rest) = rest.split_first_chunk::<4>()?;
+        let (generation, rest) = rest.split_first_chunk::<4>()?;
+        let group = GroupId::new(u32::from_be_bytes(*group));
+        Some(Self { table, group, generation: u32::from_be_bytes(*generation), rest })
+    }
+
+    pub fn keys(self) -> Keys {
+        Keys { group: self.group, generation: self.generation }
+    }
+}
+
 /// Makes the keys of one generation of one group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Keys {

@@ -13,6 +13,7 @@
 #![deny(unsafe_code)]
 
 mod cache;
+mod check;
 mod checkpoint;
 mod codec;
 pub mod engine;
@@ -30,7 +31,8 @@ mod tail;
 mod view;
 mod waiting;
 
-pub use engine::{Batch, DiskSpace, Engine, EngineConfig, EngineKind, EngineUsage, open_engine};
+pub use check::{EngineCheck, RowFault, Scrubbed, Scrubber, check_engine};
+pub use engine::{Batch, DiskSpace, Engine, EngineConfig, EngineKind, EngineUsage, open_engine, open_for_check};
 pub use error::{EngineError, StorageError};
 pub use hash::{HashKv, Hasher};
 pub use maintenance::{DrainReport, Progress};

@@ -110,7 +110,7 @@ impl View for ReadView {
 
 /// Checks that a scan meets every record of the revisions above `oldest`, without a hole. Below, compaction has left
 /// holes that are right.
-struct Density {
+pub(crate) struct Density {
     /// The record that must come next, unless a revision has just ended.
     next: Rev,
     after_last: bool,
@@ -118,11 +118,11 @@ struct Density {
 }
 
 impl Density {
-    fn new(from: Revision, oldest: Revision) -> Self {
+    pub(crate) fn new(from: Revision, oldest: Revision) -> Self {
         Self { next: Rev::new(from.max(oldest.next()).max(Revision::INITIAL.next()), 0), after_last: true, oldest }
     }
 
-    fn step(&mut self, rev: Rev, last: bool) -> bool {
+    pub(crate) fn step(&mut self, rev: Rev, last: bool) -> bool {
         if rev.main <= self.oldest {
             return true;
         }
@@ -133,7 +133,7 @@ impl Density {
     }
 
     /// Whether nothing is missing up to the end of revision `to`.
-    fn ends_at(&self, to: Revision) -> bool {
+    pub(crate) fn ends_at(&self, to: Revision) -> bool {
         self.after_last && self.next.main > to
     }
 }

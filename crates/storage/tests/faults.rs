@@ -6,7 +6,7 @@ use bytes::Bytes;
 use common::{Model, all};
 use quorate_core::{Delta, GroupId, Lease, LeaseId, Revision, SystemChange, View};
 use quorate_storage::engine::{Engine, EngineConfig, EngineKind, RedbEngine, open_engine};
-use quorate_storage::{Progress, StorageError, Store, StoreConfig};
+use quorate_storage::{Progress, StorageError, Store, StoreConfig, check_engine, open_for_check};
 use redb::StorageBackend;
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader};
@@ -253,6 +253,17 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
+/// How many faults a check finds; `None` if the engine gave up.
+fn check(kind: EngineKind, dir: &Path) -> Option<usize> {
+    let scratch = tempfile::tempdir().unwrap();
+    let check = || {
+        let Ok((engine, damage)) = open_for_check(kind, dir, scratch.path()) else { return None };
+        let mut found = usize::from(damage.is_some());
+        check_engine(engine.as_ref(), &mut |_| found += 1, &mut |_| {}).ok().map(|_| found)
+    };
+    catch_unwind(AssertUnwindSafe(check)).ok().flatten()
+}
+
 fn flip_bits(kind: EngineKind, flips: usize) {
     let origin = tempfile::tempdir().unwrap();
     let mut model = Model::default();
@@ -265,7 +276,9 @@ fn flip_bits(kind: EngineKind, flips: usize) {
         while store.compaction_step(50).unwrap() == Progress::Working {}
         store.flush().unwrap();
     }
+    assert_eq!(check(kind, origin.path()), Some(0));
     assert_eq!(look(kind, origin.path(), &model), Verdict::Harmless);
+    assert_eq!(check(kind, origin.path()), Some(0));
     let mut random = Random(3);
     let mut detected = 0;
     for _ in 0..flips {
@@ -283,7 +296,12 @@ fn flip_bits(kind: EngineKind, flips: usize) {
         let at = used[random.below(used.len())];
         content[at] ^= 1 << random.below(8);
         std::fs::write(&*path, &*content).unwrap();
+        let found = check(kind, dir.path());
+        assert_eq!(std::fs::read(&*path).unwrap(), *content, "a check changes nothing");
         match look(kind, dir.path(), &model) {
+            Verdict::Detected(what) if found == Some(0) => {
+                panic!("a flip in byte {at} of {} gave {what}, and a check finds nothing", path.display())
+            }
             Verdict::Wrong(what) => panic!("a flip in byte {at} of {} gave {what}", path.display()),
             Verdict::Detected(_) => detected += 1,
             Verdict::Harmless => {}

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use common::{Model, all};
 use quorate_core::{GroupId, Lease, LeaseId, Revision, SystemChange, View};
 use quorate_storage::engine::{Batch, Engine, MemoryEngine};
-use quorate_storage::{Progress, StorageError, Store, StoreConfig};
+use quorate_storage::{Progress, Scrubber, StorageError, Store, StoreConfig, check_engine};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -104,6 +104,78 @@ fn a_row_of_any_other_table_is_missed_at_open() {
         let (engine, _) = filled(true);
         remove(&engine, table, n);
         assert_corrupt(open(&engine));
+    }
+}
+
+/// What a check finds, in words.
+fn check(engine: &MemoryEngine) -> Vec<String> {
+    let mut found = Vec::new();
+    check_engine(engine, &mut |fault| found.push(format!("{}: {}", fault.row, fault.problem)), &mut |_| {}).unwrap();
+    found
+}
+
+fn rows(engine: &MemoryEngine, table: u8) -> usize {
+    let mut rows = 0;
+    engine
+        .scan(&[table], &[table + 1], &mut |_, _| {
+            rows += 1;
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    rows
+}
+
+#[test]
+fn a_check_misses_every_row_that_is_gone() {
+    for checkpointed in [false, true] {
+        let (engine, _) = filled(checkpointed);
+        assert_eq!(check(&engine), Vec::<String>::new());
+        for table in [FORMAT, STATE, RECORDS, INDEX, SYSTEM] {
+            for n in 0..rows(&engine, table) {
+                let (engine, _) = filled(checkpointed);
+                remove(&engine, table, n);
+                let found = check(&engine);
+                assert!(!found.is_empty(), "row {n} of table {table}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_check_and_a_scrub_find_every_row_that_was_changed() {
+    let (engine, _) = filled(true);
+    let mut all = Vec::new();
+    engine
+        .scan(&[], &[u8::MAX], &mut |key, row| {
+            all.push((key.to_vec(), row.to_vec()));
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    let scrub = |engine: &MemoryEngine| {
+        let mut scrubber = Scrubber::new(Arc::new(engine.clone()));
+        let (mut faults, mut bytes) = (Vec::new(), 0);
+        loop {
+            let scrubbed = scrubber.step(64).unwrap();
+            faults.extend(scrubbed.faults);
+            bytes += scrubbed.bytes;
+            if scrubbed.round_done {
+                return (faults, bytes);
+            }
+        }
+    };
+    let bytes = all.iter().map(|(key, row)| (key.len() + row.len()) as u64).sum();
+    assert_eq!(scrub(&engine), (Vec::new(), bytes));
+    for (key, row) in &all {
+        for byte in 0..row.len() {
+            let (engine, _) = filled(true);
+            let mut row = row.clone();
+            row[byte] ^= 1 << (byte % 8);
+            let mut batch = Batch::default();
+            batch.put(key.clone(), row);
+            engine.write(&batch).unwrap();
+            assert!(!check(&engine).is_empty(), "byte {byte} of {}", key.escape_ascii());
+            assert_eq!(scrub(&engine).0.len(), 1, "byte {byte} of {}", key.escape_ascii());
+        }
     }
 }
 

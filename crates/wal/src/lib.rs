@@ -92,6 +92,7 @@
 //!
 //! **Power cuts**: a sector of 512 bytes is taken to be written whole or not at all.
 
+mod check;
 mod disk;
 mod error;
 #[cfg(any(test, feature = "testing"))]
@@ -109,6 +110,7 @@ mod state;
 mod tests;
 mod writer;
 
+pub use check::{CheckVisitor, SealedSegment, WalCheck, WalFault, check};
 pub use disk::{Disk, DiskFile, OsDisk};
 pub use error::WalError;
 pub use format::{FORMAT_VERSION, RECORD_BODY_BYTES_MAX};

@@ -16,7 +16,7 @@ use crate::state::{Entry, GroupState, Place, Whereabouts, Written};
 use crate::writer::{Tip, restate};
 use bytes::Bytes;
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Reads ahead by this much.
@@ -107,6 +107,15 @@ fn begin(shared: &Shared) -> Result<Tip, WalError> {
 fn open_segment(shared: &Shared, sequence: u64) -> Result<(Segment, SegmentHeader), WalError> {
     let path = shared.segment_path(sequence);
     let file = shared.disk.open(&path).map_err(|error| WalError::io("open", &path, error))?;
+    read_header(path, file, sequence)
+}
+
+/// The segment that `file` is, if it is the one of this sequence.
+pub(crate) fn read_header(
+    path: PathBuf,
+    file: Arc<dyn DiskFile>,
+    sequence: u64,
+) -> Result<(Segment, SegmentHeader), WalError> {
     let mut bytes = [0; SEGMENT_HEADER_BYTES as usize];
     let n = file.read_at(0, &mut bytes).map_err(|error| WalError::io("read", &path, error))?;
     let header = SegmentHeader::decode(&path, &bytes[..n])?;
@@ -270,14 +279,14 @@ impl Replay {
     }
 }
 
-struct Found {
-    at: u64,
-    batch_start: u64,
-    body_bytes: usize,
+pub(crate) struct Found {
+    pub at: u64,
+    pub batch_start: u64,
+    pub body_bytes: usize,
 }
 
 /// Reads one segment front to back through a window.
-struct Reader<'a> {
+pub(crate) struct Reader<'a> {
     segment: &'a Segment,
     file_bytes: u64,
     window_start: u64,
@@ -285,7 +294,7 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    fn new(segment: &'a Segment) -> Result<Reader<'a>, WalError> {
+    pub fn new(segment: &'a Segment) -> Result<Reader<'a>, WalError> {
         let file_bytes = file_len(&segment.path, &*segment.file)?;
         Ok(Reader { segment, file_bytes, window_start: 0, window: Vec::new() })
     }
@@ -311,7 +320,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The record at `at`, or what is wrong there. Errors are those of reading, and of a record from the future.
-    fn record(&mut self, at: u64) -> Result<Result<(Record<'_>, Frame), &'static str>, WalError> {
+    pub fn record(&mut self, at: u64) -> Result<Result<(Record<'_>, Frame), &'static str>, WalError> {
         let (nonce, path) = (self.segment.nonce, &self.segment.path);
         let Some(header) = self.bytes(at, RECORD_HEADER_BYTES)? else {
             return Ok(Err("the file ends where a record should be"));
@@ -332,7 +341,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The next whole record of this segment at `at` or later, whatever lies before it.
-    fn find_record(&mut self, mut at: u64) -> Result<Option<Found>, WalError> {
+    pub fn find_record(&mut self, mut at: u64) -> Result<Option<Found>, WalError> {
         const NONCE_AT: usize = 8;
         let nonce = self.segment.nonce;
         while let Some(header) = self.bytes(at, RECORD_HEADER_BYTES)? {

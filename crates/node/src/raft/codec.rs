@@ -157,6 +157,16 @@ pub(crate) fn membership_body(nodes: BTreeMap<u64, MemberNode>) -> io::Result<By
     Ok(entry_to_body(&Entry::new(log_id(0, 0), EntryPayload::Membership(membership))))
 }
 
+/// Whether the body of a log entry is what this version can apply.
+pub(crate) fn check_entry(term: u64, index: u64, body: Bytes) -> io::Result<()> {
+    match entry_from_body(term, index, body)?.payload {
+        EntryPayload::Blank | EntryPayload::Membership(_) => Ok(()),
+        EntryPayload::Normal(data) => {
+            quorate_core::codec::decode_entry(data.0.slice(1..)).map(drop).map_err(io::Error::other)
+        }
+    }
+}
+
 /// A vote of `term` for `member`, not granted by anybody, as the log keeps it.
 pub(crate) fn vote_of(term: u64, member: u64) -> Bytes {
     vote_to_bytes(&Vote::new(term, member))

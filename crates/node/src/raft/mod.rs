@@ -12,7 +12,9 @@ mod state_machine;
 mod tests;
 mod types;
 
-pub(crate) use codec::{RaftMember, applied_of, first_membership, last_of, members_of, membership_body, vote_of};
+pub(crate) use codec::{
+    RaftMember, applied_of, check_entry, first_membership, last_of, members_of, membership_body, vote_of,
+};
 pub(crate) use handle::{ProposeError, RaftGroup, RaftOptions, Role, entry_body};
 pub(crate) use state_machine::{AppliedBatch, AppliedCommand, ApplyHooks, ApplyTimes};
 pub(crate) use types::{MemberNode, StoredMembership};

@@ -64,6 +64,18 @@ impl Fields<'_> {
                     put!(self.out, "\"HashRevision\" : {}\n", response.hash_revision);
                 }
             }
+            Reply::DirectoryCheck(check) => {
+                put!(self.out, "\"Faults\" : {}", check.verified.faults);
+                for fault in &check.faults {
+                    put!(self.out, "\"File\" : {}", quote(fault.file.display().to_string().as_bytes()));
+                    if let Some(offset) = fault.offset {
+                        put!(self.out, "\"Offset\" : {offset}");
+                    }
+                    put!(self.out, "\"Row\" : {}", quote(fault.row.as_deref().unwrap_or_default().as_bytes()));
+                    put!(self.out, "\"Revision\" : {}", fault.revision.map_or(0, |revision| revision.get()));
+                    put!(self.out, "\"Problem\" : {}\n", quote(fault.problem.as_bytes()));
+                }
+            }
             Reply::SnapshotStatus(status) => {
                 put!(self.out, "\"Hash\" : {}", status.hash);
                 put!(self.out, "\"Revision\" : {}", status.revision);

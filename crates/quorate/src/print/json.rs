@@ -11,7 +11,7 @@ use quorate_proto::etcdserverpb::response_op::Response;
 use quorate_proto::etcdserverpb::*;
 use quorate_proto::mvccpb::{Event, KeyValue};
 
-use super::{EndpointHealth, Reply};
+use super::{DirectoryCheck, EndpointHealth, Reply};
 use crate::golang;
 
 pub(super) fn render(reply: Reply<'_>, hex: bool, out: &mut Vec<u8>) {
@@ -100,6 +100,7 @@ fn answer(reply: Reply<'_>, hex: bool, o: &mut Object<'_>) {
             o.number_always("totalSize", status.total_bytes);
             o.text_always("version", &status.version);
         }
+        Reply::DirectoryCheck(check) => directory_check(check, o),
         Reply::AuthChange { header: h, .. } => header(h, o),
         Reply::AuthStatus(response) => {
             header(&response.header, o);
@@ -129,6 +130,41 @@ fn answer(reply: Reply<'_>, hex: bool, o: &mut Object<'_>) {
         // These are arrays.
         Reply::EndpointHealth(_) | Reply::EndpointStatus(_) | Reply::EndpointHashKv(_) => {}
     }
+}
+
+fn directory_check(check: &DirectoryCheck, o: &mut Object<'_>) {
+    let verified = &check.verified;
+    let id = |id: Option<u64>| id.map(|id| format!("{id:x}")).unwrap_or_default();
+    o.text("clusterID", &id(verified.cluster_id));
+    o.text("memberID", &id(verified.member_id));
+    o.text("engine", verified.engine.map_or("", |engine| engine.name()));
+    o.object("log", Some(&verified.log), |log, o| {
+        o.number_always("segments", log.segments);
+        o.number_always("records", log.records);
+        o.number_always("bytes", log.bytes);
+        o.number("tornAt", log.torn_at.unwrap_or_default());
+    });
+    o.object("rows", Some(&verified.rows), |rows, o| {
+        o.number_always("rows", rows.rows);
+        o.number_always("bytes", rows.bytes);
+        o.number_always("records", rows.records);
+        o.number_always("keys", rows.index_rows);
+        o.number_always("otherRows", rows.other_rows);
+        o.number_always("revision", rows.revisions.values().map(|revision| revision.get()).max().unwrap_or_default());
+    });
+    o.number_always("faultCount", verified.faults);
+    o.list_always("faults", &check.faults, |fault, o| {
+        o.text_always("file", &fault.file.display().to_string());
+        if let Some(offset) = fault.offset {
+            o.number_always("offset", offset);
+        }
+        o.text("row", fault.row.as_deref().unwrap_or_default());
+        if let Some(key) = &fault.key {
+            o.bytes("key", key);
+        }
+        o.number("revision", fault.revision.map_or(0, |revision| revision.get()));
+        o.text_always("problem", &fault.problem);
+    });
 }
 
 fn put(response: &PutResponse, o: &mut Object<'_>) {

@@ -60,12 +60,22 @@ pub enum Reply<'a> {
     MoveLeader { from: u64, to: u64, response: &'a MoveLeaderResponse },
     Downgrade { action: &'static str, response: &'a DowngradeResponse },
     SnapshotStatus(&'a SnapshotStatus),
+    DirectoryCheck(&'a DirectoryCheck),
     AuthChange { header: &'a Option<ResponseHeader>, done: &'a str },
     AuthStatus(&'a AuthStatusResponse),
     UserGet { name: &'a str, response: &'a AuthUserGetResponse },
     UserList(&'a AuthUserListResponse),
     RoleGet { role: &'a str, response: &'a AuthRoleGetResponse },
     RoleList(&'a AuthRoleListResponse),
+}
+
+/// What is in a data directory, and what is wrong with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DirectoryCheck {
+    /// What was read.
+    pub verified: quorate_server::offline::Verified,
+    /// The first faults.
+    pub faults: Vec<quorate_server::offline::DiskFault>,
 }
 
 /// What is in a snapshot file.

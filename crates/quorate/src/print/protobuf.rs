@@ -40,7 +40,8 @@ pub(super) fn render(reply: Reply<'_>, out: &mut Vec<u8>) -> bool {
         | Reply::EndpointHealth(_)
         | Reply::EndpointStatus(_)
         | Reply::EndpointHashKv(_)
-        | Reply::SnapshotStatus(_) => return false,
+        | Reply::SnapshotStatus(_)
+        | Reply::DirectoryCheck(_) => return false,
     };
     out.extend_from_slice(&encoded);
     true

@@ -8,8 +8,8 @@ use quorate_proto::etcdserverpb::*;
 use quorate_proto::mvccpb::KeyValue;
 
 use super::table::{hash_rows, member_rows, snapshot_rows, status_rows};
-use super::{Printer, Reply, Streams, alarm_name, event_type_name, put};
-use crate::golang;
+use super::{DirectoryCheck, Printer, Reply, Streams, alarm_name, event_type_name, put};
+use crate::golang::{self, human_bytes};
 use crate::kv::prefix_range;
 
 pub(super) fn render(reply: Reply<'_>, printer: Printer, streams: &mut Streams) {
@@ -75,6 +75,7 @@ pub(super) fn render(reply: Reply<'_>, printer: Printer, streams: &mut Streams) 
             }
         }
         Reply::SnapshotStatus(status) => render_rows(&snapshot_rows(status), out),
+        Reply::DirectoryCheck(check) => directory_check(check, out),
         Reply::AuthChange { done, .. } => put!(out, "{done}"),
         Reply::AuthStatus(response) => {
             put!(out, "Authentication Status: {}", response.enabled);
@@ -92,6 +93,51 @@ pub(super) fn render(reply: Reply<'_>, printer: Printer, streams: &mut Streams) 
         Reply::Downgrade { action, response } => {
             put!(out, "Downgrade {action} success, cluster version {}", response.version);
         }
+    }
+}
+
+fn directory_check(check: &DirectoryCheck, out: &mut Vec<u8>) {
+    for fault in &check.faults {
+        let mut place = fault.file.display().to_string();
+        if let Some(offset) = fault.offset {
+            place.push_str(&format!(" at {offset}"));
+        }
+        if let Some(row) = &fault.row {
+            place.push_str(&format!(", {row}"));
+        }
+        if let Some(key) = &fault.key {
+            place.push_str(&format!(", key \"{}\"", key.escape_ascii()));
+        }
+        if let Some(revision) = fault.revision {
+            place.push_str(&format!(", revision {revision}"));
+        }
+        put!(out, "{place}: {}", fault.problem);
+    }
+    let verified = &check.verified;
+    if verified.faults > check.faults.len() as u64 {
+        put!(out, "and {} more", verified.faults - check.faults.len() as u64);
+    }
+    let (log, rows) = (&verified.log, &verified.rows);
+    put!(out, "log: {} segments, {} records, {}", log.segments, log.records, human_bytes(log.bytes));
+    if let Some(at) = log.torn_at {
+        put!(
+            out,
+            "log: the last batch was torn at {at} by a crash; it was never acknowledged, and is cut at the next start"
+        );
+    }
+    put!(
+        out,
+        "engine: {} rows, {}: {} records, {} keys in the index, {} rows of no state in force",
+        rows.rows,
+        human_bytes(rows.bytes),
+        rows.records,
+        rows.index_rows,
+        rows.other_rows
+    );
+    match verified.faults {
+        0 => put!(out, "no fault was found"),
+        1 => put!(out, "1 fault was found"),
+        many => put!(out, "{many} faults were found"),
     }
 }
 

@@ -58,6 +58,7 @@ pub(super) fn render(reply: Reply<'_>, out: &mut Vec<u8>) -> bool {
         | Reply::Alarm(_)
         | Reply::MoveLeader { .. }
         | Reply::Downgrade { .. }
+        | Reply::DirectoryCheck(_)
         | Reply::AuthChange { .. }
         | Reply::AuthStatus(_)
         | Reply::UserGet { .. }

@@ -3,6 +3,7 @@
 //! Engines know nothing of groups, keys or revisions. They need no snapshots: rows that matter are immutable.
 
 mod memory;
+mod overlay;
 mod redb;
 mod sled;
 mod space;
@@ -191,5 +192,23 @@ pub fn open_engine(kind: EngineKind, dir: &Path, config: EngineConfig) -> Result
         EngineKind::Redb => Arc::new(RedbEngine::open(dir, config)?),
         EngineKind::Sled => Arc::new(SledEngine::open(dir, config)?),
         EngineKind::Memory => Arc::new(MemoryEngine::default()),
+    })
+}
+
+/// Opens the engine `kind` in `dir`, which no process has open, for reading alone: not a byte of its files is changed, not even
+/// where an open after a crash would repair something. sled cannot do that: it is given a copy, in a directory below `scratch`
+/// that goes with the engine. What the engine itself finds wrong with its files, it tells at once.
+pub fn open_for_check(
+    kind: EngineKind,
+    dir: &Path,
+    scratch: &Path,
+) -> Result<(Arc<dyn Engine>, Option<EngineError>), EngineError> {
+    Ok(match kind {
+        EngineKind::Redb => {
+            let (engine, damage) = RedbEngine::open_for_check(dir)?;
+            (Arc::new(engine), damage)
+        }
+        EngineKind::Sled => (Arc::new(SledEngine::open_copy(dir, scratch)?), None),
+        EngineKind::Memory => (Arc::new(MemoryEngine::default()), None),
     })
 }

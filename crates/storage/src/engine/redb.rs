@@ -4,6 +4,7 @@
 //! It checks its pages only when asked. Content is checked by the rows' own checksums, and reachability by the index,
 //! which knows what must exist.
 
+use super::overlay::Overlay;
 use super::space::Space;
 use super::{Batch, DiskSpace, Engine, EngineConfig, EngineUsage, Visit};
 use crate::EngineError;
@@ -26,6 +27,9 @@ const BYTES_TABLE: TableDefinition<'_, (), u64> = TableDefinition::new("bytes");
 /// A file of which at least this share is rows is not worth a compaction: pages are not full, and the file doubles when it
 /// grows, so that much of the rest is free for good reason.
 const COMPACT_USED_SHARE_MAX: f64 = 0.4;
+
+/// A check reads everything once.
+const CHECK_CONFIG: EngineConfig = EngineConfig { cache_bytes: 64 << 20 };
 
 /// The default engine.
 pub struct RedbEngine {
@@ -56,6 +60,28 @@ impl RedbEngine {
         let path = PathBuf::from(name);
         let database = builder(config).create_with_backend(backend).map_err(|error| open_error(&path, error))?;
         Self::start(path, database, None)
+    }
+
+    /// Opens `engine.redb` in `dir` without writing to it. If redb finds pages that are not what it wrote, it says so beside,
+    /// and the database is opened all the same: rows that can be read can be checked.
+    pub(super) fn open_for_check(dir: &Path) -> Result<(Self, Option<EngineError>), EngineError> {
+        let path = dir.join(FILE_NAME);
+        let open = |check: bool| {
+            let overlay = Overlay::open(&path).map_err(|source| EngineError::Io { path: path.clone(), source })?;
+            let mut builder = builder(CHECK_CONFIG);
+            let opened = builder.set_check_integrity_on_open(check).create_with_backend(overlay);
+            opened.map_err(|error| open_error(&path, error))
+        };
+        match open(true) {
+            Ok(database) => Ok((Self { path: path.clone(), database: RwLock::new(database), space: None }, None)),
+            Err(damage @ EngineError::Corrupt { .. }) => match open(false) {
+                Ok(database) => {
+                    Ok((Self { path: path.clone(), database: RwLock::new(database), space: None }, Some(damage)))
+                }
+                Err(_) => Err(damage),
+            },
+            Err(error) => Err(error),
+        }
     }
 
     fn start(path: PathBuf, database: Database, space: Option<Space>) -> Result<Self, EngineError> {

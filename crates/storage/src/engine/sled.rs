@@ -33,6 +33,8 @@ const FLUSH_EVERY_MS: usize = 1 << 40;
 const RECYCLE_BYTES_MIN: usize = 32 << 20;
 /// What a delete counts for: it is small, but the leaf that it touches stays in memory, and it is seldom the same one.
 const DELETE_BYTES: usize = 1 << 10;
+/// A copy is read once, by a check.
+const COPY_CACHE_BYTES: usize = 64 << 20;
 /// How often, and how long apart, a recycled database is tried again: threads that sled leaves behind may hold the lock a
 /// little longer.
 const REOPEN_TRIES: u32 = 200;
@@ -54,6 +56,42 @@ pub struct SledEngine {
     space: Space,
     /// Bytes of all rows. Held while a batch is written, so that the row beside them is right.
     used_bytes: Mutex<u64>,
+    /// The files are a copy that goes with the engine. Behind the handle, which is dropped first.
+    copy: Option<Scratch>,
+}
+
+/// A directory with a copy of a database in it. Removed when dropped.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    /// Copies the directory `from` into a new directory below `scratch`.
+    fn make(from: &Path, scratch: &Path) -> io::Result<Self> {
+        let copy = Self(scratch.join(format!("quorate-check-{}", std::process::id())));
+        std::fs::create_dir(&copy.0)?;
+        copy_dir(from, &copy.0.join(DIR_NAME))?;
+        Ok(copy)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // It is in a directory for what need not stay.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn copy_dir(from: &Path, to: &Path) -> io::Result<()> {
+    std::fs::create_dir(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_dir(&entry.path(), &target)?;
+        } else {
+            std::fs::copy(entry.path(), target)?;
+        }
+    }
+    Ok(())
 }
 
 struct Handle {
@@ -76,7 +114,17 @@ impl SledEngine {
             space: Space::new(dir),
             used_bytes: Mutex::new(used_bytes),
             path,
+            copy: None,
         })
+    }
+
+    /// Opens a copy of `engine.sled` in `dir`, made below `scratch`; the copy goes with the engine.
+    pub(super) fn open_copy(dir: &Path, scratch: &Path) -> Result<Self, EngineError> {
+        let io_error = |path: &Path, source| EngineError::Io { path: path.to_path_buf(), source };
+        let copy = Scratch::make(&dir.join(DIR_NAME), scratch).map_err(|source| io_error(scratch, source))?;
+        let mut engine = Self::open(&copy.0, EngineConfig { cache_bytes: COPY_CACHE_BYTES })?;
+        engine.copy = Some(copy);
+        Ok(engine)
     }
 
     /// A call that changes the database or its files.

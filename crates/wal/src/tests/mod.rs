@@ -1,6 +1,7 @@
 //! Tests of the log as a whole, on a disk that fails.
 
 mod basic;
+mod check;
 mod crash;
 mod damage;
 mod faults;
