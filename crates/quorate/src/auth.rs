@@ -225,8 +225,7 @@ impl UserCommand {
                 context.show(Reply::AuthChange { header: &r.header, done: &done })
             }
             UserCommand::RevokeRole(Words { words }) => {
-                let [name, role] =
-                    exactly(words, "user revoke-role command requires user name and role name as its argument")?;
+                let [name, role] = exactly(words, "user revoke-role requires user name and role name as its argument")?;
                 let request = AuthUserRevokeRoleRequest { name: name.clone(), role: role.clone() };
                 let r = call(context.client().await?.auth().user_revoke_role(request).await)?;
                 let done = format!("Role {role} is revoked from user {name}");

@@ -39,7 +39,7 @@ not ambiguous: `quorate mem list`.
 Exit codes:
   0    success
   1    the cluster refused or did not answer; unknown command or option
-  2    a question about a lease failed
+  2    the user was not let in; a question about a lease failed
   3    the input of `txn` or `watch -i` cannot be understood
   4    an option has a value that is not offered
   5    a watch or snapshot ended before its time

@@ -11,7 +11,7 @@ use clap::{ArgAction, Args, Command};
 use quorate_client::{Client, ConnectOptions, TlsOptions};
 use quorate_server::Discovery;
 
-use crate::failure::{Exit, Failure};
+use crate::failure::{Exit, Failure, describe};
 use crate::golang;
 use crate::print::{Format, Printer, Reply};
 
@@ -164,7 +164,8 @@ impl Context {
         match Client::connect(endpoints, connect).await {
             Ok(client) => Ok(client),
             Err(error @ quorate_client::Error::InvalidArgument(_)) => Err(Failure::arguments(error.to_string())),
-            Err(error) => Err(Failure::call(&error)),
+            // A user who is not let in has no connection, for etcdctl.
+            Err(error) => Err(Failure::new(Exit::BadConnection, describe(&error))),
         }
     }
 

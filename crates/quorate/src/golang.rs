@@ -239,8 +239,22 @@ pub fn human_bytes(bytes: u64) -> String {
     }
 }
 
+/// An error of the operating system in Go's words, which have no number and begin in lower case.
+pub fn os_error(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    let words = text.split(" (os error").next().unwrap_or_default();
+    let mut letters = words.chars();
+    letters.next().map_or_else(String::new, |first| first.to_lowercase().chain(letters).collect())
+}
+
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn errors_of_the_system_are_said_as_go_says_them() {
+        let error = std::fs::File::open("/nonexistent/x").unwrap_err();
+        assert_eq!(super::os_error(&error), "no such file or directory");
+    }
+
     use super::*;
 
     #[test]

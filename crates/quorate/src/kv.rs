@@ -13,6 +13,7 @@ use crate::context::{Context, bytes};
 use crate::failure::{Exit, Failure};
 use crate::golang::{parse_int, quote};
 use crate::print::{Format, Printer, Reply, line};
+use crate::progress::watched;
 
 /// The end of the range from a key to the end of all keys.
 const OPEN_END: &[u8] = b"\0";
@@ -264,6 +265,9 @@ pub struct DelArgs {
     #[arg(value_name = "RANGE_END")]
     range_end: Option<OsString>,
 
+    #[arg(hide = true)]
+    more: Vec<OsString>,
+
     /// Delete all keys that begin with KEY
     #[arg(long)]
     prefix: bool,
@@ -284,7 +288,8 @@ pub struct DelArgs {
 impl DelArgs {
     /// The request.
     pub fn request(&self) -> Result<DeleteRangeRequest, Failure> {
-        let range = Range { key: &self.key, range_end: &self.range_end, prefix: self.prefix, from_key: self.from_key };
+        let key = if self.more.is_empty() { &self.key } else { &None };
+        let range = Range { key, range_end: &self.range_end, prefix: self.prefix, from_key: self.from_key };
         let (key, range_end) = range.resolve("del")?;
         Ok(DeleteRangeRequest { key, range_end, prev_kv: self.prev_kv })
     }
@@ -381,7 +386,10 @@ impl CompactionArgs {
         let revision = self.revision.ok_or_else(|| Failure::arguments("compaction command needs 1 argument"))?;
         let revision = parse_int(&revision, 10).map_err(|error| Failure::new(Exit::Error, error.to_string()))?;
         let request = CompactionRequest { revision, physical: self.physical };
-        context.client().await?.kv().compact(request).await.map_err(|error| Failure::call(&error))?;
+        let client = context.client().await?;
+        let (kv, what) = (client.kv(), format!("compacting at revision {revision}"));
+        // Without --physical it is no more than a write, and no line will be seen.
+        watched(&what, Some(&client), kv.compact(request)).await.map_err(|error| Failure::call(&error))?;
         line(format_args!("compacted revision {revision}"))
     }
 }

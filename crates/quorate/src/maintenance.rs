@@ -12,6 +12,7 @@ use crate::endpoint::ScopeArgs;
 use crate::failure::{Exit, Failure, describe};
 use crate::golang::parse_uint;
 use crate::print::{Reply, line};
+use crate::progress::watched;
 
 /// The commands about alarms.
 #[derive(Debug, Clone, Subcommand)]
@@ -84,16 +85,21 @@ pub struct DefragArgs {
 impl DefragArgs {
     /// Defragments one endpoint after the other, or a directory.
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
-        if let Some(dir) = &self.data_dir {
-            return quorate_server::offline::defragment(dir).map_err(|error| {
+        if let Some(dir) = self.data_dir {
+            let failed = |error: &dyn std::fmt::Display| {
                 Failure::new(Exit::Error, format!("Failed to defragment etcd data[{}] ({error})", dir.display()))
-            });
+            };
+            let work = dir.clone();
+            let work = tokio::task::spawn_blocking(move || quorate_server::offline::defragment(&work));
+            let done = watched(&format!("defragmenting {}", dir.display()), None, work).await;
+            return done.map_err(|error| failed(&error))?.map_err(|error| failed(&error));
         }
         let client = context.client().await?;
         let mut failed = false;
         for endpoint in self.scope.endpoints(context).await? {
             let pinned = client.at(&endpoint).map_err(|error| Failure::arguments(error.to_string()))?;
-            match pinned.maintenance().defragment(DefragmentRequest {}).await {
+            let (maintenance, what) = (pinned.maintenance(), format!("defragmenting {endpoint}"));
+            match watched(&what, Some(&pinned), maintenance.defragment(DefragmentRequest {})).await {
                 Ok(DefragmentResponse { .. }) => line(format_args!("Finished defragmenting etcd member[{endpoint}]"))?,
                 Err(error) => {
                     eprintln!("Failed to defragment etcd member[{endpoint}] ({})", describe(&error));

@@ -25,6 +25,9 @@ pub struct MirrorArgs {
     #[arg(value_name = "DESTINATION")]
     destination: Option<String>,
 
+    #[arg(hide = true)]
+    more: Vec<String>,
+
     /// Copy only keys that begin with this
     #[arg(long, default_value = "")]
     prefix: String,
@@ -74,7 +77,7 @@ pub struct MirrorArgs {
 impl MirrorArgs {
     /// Runs until it is interrupted, or fails.
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
-        let Some(destination) = self.destination.clone() else {
+        let Some(destination) = self.destination.clone().filter(|_| self.more.is_empty()) else {
             return Err(Failure::arguments("make-mirror takes one destination argument"));
         };
         if self.no_dest_prefix && !self.dest_prefix.is_empty() {

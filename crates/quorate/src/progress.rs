@@ -1,7 +1,13 @@
-//! A bar that shows how far something long is. On standard error, and only if that is a terminal.
+//! What somebody sees who waits for something long: a bar that shows how far it is, or, where nobody knows that, a line that
+//! shows that it goes on. On standard error, and only if that is a terminal.
 
+use std::convert::Infallible;
+use std::future::Future;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};
+
+use quorate_client::Client;
+use quorate_proto::etcdserverpb::{StatusRequest, StatusResponse};
 
 use crate::golang::human_bytes;
 
@@ -42,6 +48,50 @@ impl Drop for Progress {
     }
 }
 
+/// Waits for work on a storage of which nobody tells how far it is: after a second, a line tells for how long it has gone on, and
+/// what the member that does it, if it is one, says of its storage meanwhile.
+pub async fn watched<T>(what: &str, member: Option<&Client>, work: impl Future<Output = T>) -> T {
+    if !io::stderr().is_terminal() {
+        return work.await;
+    }
+    // Dropped, it wipes the line.
+    let _line = Line;
+    tokio::select! {
+        done = work => done,
+        never = tell(what, member) => match never {},
+    }
+}
+
+async fn tell(what: &str, member: Option<&Client>) -> Infallible {
+    const EVERY: Duration = Duration::from_secs(1);
+    let began = Instant::now();
+    let member = member.map(|member| member.with_timeout(EVERY));
+    loop {
+        tokio::time::sleep(EVERY).await;
+        let status = match &member {
+            // One that is too busy to answer is still at work.
+            Some(member) => member.maintenance().status(StatusRequest {}).await.ok(),
+            None => None,
+        };
+        let _ = write!(io::stderr(), "\r{}\x1b[K", activity(what, began.elapsed(), status.as_ref()));
+    }
+}
+
+struct Line;
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        let _ = write!(io::stderr(), "\r\x1b[K");
+    }
+}
+
+fn activity(what: &str, elapsed: Duration, status: Option<&StatusResponse>) -> String {
+    let bytes = |bytes: i64| human_bytes(u64::try_from(bytes).unwrap_or_default());
+    let storage = status
+        .map(|status| format!(": {} on disk, {} of it in use", bytes(status.db_size), bytes(status.db_size_in_use)));
+    format!("{what}, {} s{}", elapsed.as_secs(), storage.unwrap_or_default())
+}
+
 fn bar(what: &str, done: u64, total: u64) -> String {
     let share = |of: u64| u64::try_from(u128::from(done.min(total)) * u128::from(of) / u128::from(total.max(1)));
     // A share of a number is at most that number.
@@ -52,7 +102,18 @@ fn bar(what: &str, done: u64, total: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::bar;
+    use super::*;
+
+    #[test]
+    fn activities() {
+        let status = StatusResponse { db_size: 3_000_000, db_size_in_use: 1_000_000, ..StatusResponse::default() };
+        let after = Duration::from_millis(2900);
+        assert_eq!(
+            activity("compacting", after, Some(&status)),
+            "compacting, 2 s: 3.0 MB on disk, 1.0 MB of it in use"
+        );
+        assert_eq!(activity("compacting", after, None), "compacting, 2 s");
+    }
 
     #[test]
     fn bars() {

@@ -182,7 +182,8 @@ fn part_of(path: &Path) -> PathBuf {
 /// Writes the stream to a file and makes it durable. Returns the version of the storage that it is of.
 async fn download(client: &quorate_client::Client, path: &Path) -> Result<String, String> {
     let shown = path.display();
-    let mut file = File::create(path).map_err(|error| format!("could not open {shown} ({error})"))?;
+    let mut file = File::create(path)
+        .map_err(|error| format!("could not open {shown} (open {shown}: {})", golang::os_error(&error)))?;
     let failed = |error: std::io::Error| format!("could not write {shown} ({error})");
     let stream = client.maintenance().snapshot(SnapshotRequest {}).await;
     let mut stream = stream.map_err(|error| describe(&error))?;
@@ -231,13 +232,9 @@ fn status(path: &Path, context: &Context) -> Result<(), Failure> {
 
 /// Says of a file that is not there what etcdutl says.
 fn check_file(path: &Path) -> Result<(), Failure> {
-    fs::metadata(path).map(drop).map_err(|error| {
-        let what = match error.kind() {
-            std::io::ErrorKind::NotFound => "no such file or directory".to_owned(),
-            _ => error.to_string(),
-        };
-        Failure::new(Exit::Error, format!("stat {}: {what}", path.display()))
-    })
+    fs::metadata(path)
+        .map(drop)
+        .map_err(|error| Failure::new(Exit::Error, format!("stat {}: {}", path.display(), golang::os_error(&error))))
 }
 
 impl RestoreArgs {

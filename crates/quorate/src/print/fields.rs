@@ -102,8 +102,8 @@ impl Fields<'_> {
             }
             Reply::RoleList(response) => {
                 self.header(&response.header);
-                let roles: Vec<String> = response.roles.iter().map(|role| quote(role.as_bytes())).collect();
-                put!(self.out, "\"Roles\" : {}", roles.join(", "));
+                let roles: String = response.roles.iter().map(|role| format!(" {}", quote(role.as_bytes()))).collect();
+                put!(self.out, "\"Roles\" :{roles}");
             }
             Reply::AuthStatus(_) | Reply::UserGet { .. } | Reply::UserList(_) => return false,
             Reply::MemberAdd(_)

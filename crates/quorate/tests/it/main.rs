@@ -4,4 +4,5 @@ mod demo;
 mod process_options;
 mod programs;
 mod service_manager;
+mod steps;
 mod tour;

