@@ -6,6 +6,7 @@
 //! - [`engines`] says which storage engines they run on; `engine_tests!` runs a test on several sets of them.
 //! - [`client`] speaks etcd's API to one chosen member; [`load`] keeps many clients busy and writes down what each saw.
 //! - [`history`] holds what they saw, and [`checker`] decides whether a linearizable store can have answered so.
+//! - [`manual`] has the recipes of the operations guide.
 //! - [`quorate`] runs the command line of the binary under test, where that is not etcd.
 //! - [`tools`] finds the programs of others that the tests drive, and [`programs`] speaks with scripts of theirs.
 //!
@@ -19,6 +20,7 @@ pub mod disk;
 pub mod engines;
 pub mod history;
 pub mod load;
+pub mod manual;
 pub mod network;
 pub mod programs;
 pub mod quorate;

@@ -2,11 +2,11 @@
 
 use std::io::Read;
 use std::net::TcpStream;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use quorate_client::{Client, ConnectOptions, TlsOptions, WatchOptions};
 use quorate_tests::cluster::PATIENCE;
+use quorate_tests::manual::recipe;
 use quorate_tests::secure::{SecureCluster, credentials};
 use quorate_tests::server::Server;
 use quorate_tests::tools::{Etcdctl, in_path, scratch_dir, skip};
@@ -487,14 +487,6 @@ async fn what_kubeadm_passes_starts_and_is_probed() {
             cluster.http(0, probe).unwrap();
         }
     }
-}
-
-/// The block of shell commands that follows a mark in the manual.
-fn recipe(name: &str) -> String {
-    let manual = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/OPERATIONS.md");
-    let text = std::fs::read_to_string(manual).unwrap();
-    let (_, rest) = text.split_once(&format!("<!-- recipe: {name} -->\n```sh\n")).expect("the recipe");
-    rest.split_once("\n```").expect("its end").0.to_owned()
 }
 
 #[test]

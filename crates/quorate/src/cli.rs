@@ -284,7 +284,7 @@ fn fence(arguments: &[OsString]) -> Vec<OsString> {
     all
 }
 
-fn command() -> Command {
+pub(crate) fn command() -> Command {
     // A name that cannot be a variable, such as one with `=`, is not set.
     with_environment(with_go_switches(Cli::command()), |name| std::env::var_os(name))
 }

@@ -249,13 +249,13 @@ pub fn os_error(error: &std::io::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
     #[test]
     fn errors_of_the_system_are_said_as_go_says_them() {
         let error = std::fs::File::open("/nonexistent/x").unwrap_err();
-        assert_eq!(super::os_error(&error), "no such file or directory");
+        assert_eq!(os_error(&error), "no such file or directory");
     }
-
-    use super::*;
 
     #[test]
     fn quoted_strings_are_go_strings() {

@@ -10,6 +10,8 @@ mod config;
 mod context;
 mod debug;
 mod demo;
+#[cfg(test)]
+mod documents;
 mod elect;
 mod endpoint;
 mod failure;
