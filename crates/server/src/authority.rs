@@ -1,5 +1,5 @@
 //! Makes the `:authority` of Go's etcd clients one that HTTP/2 allows, before hyper reads it. Knows the layout of frames
-//! and of header blocks; remembers no header, and answers nothing.
+//! and of header blocks; remembers no header, and answers nothing. Tells, too, that a client speaks HTTP/2.
 //!
 //! etcdctl 3.4 names an endpoint to the server as it was given on its command line: `:authority: http://127.0.0.1:2379`,
 //! or `unix:///run/etcd.sock`; later versions still send the path of a socket. Go's server takes any text there. The h2
@@ -21,6 +21,8 @@ mod value;
 use fields::Fields;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -38,12 +40,14 @@ const FLAG_PRIORITY: u8 = 0x20;
 pub struct Tolerant<I> {
     inner: I,
     frames: Frames,
+    greeted: Arc<AtomicBool>,
 }
 
 impl<I> Tolerant<I> {
-    /// Around a connection from which nothing has been read.
-    pub fn new(inner: I) -> Self {
-        Self { inner, frames: Frames::default() }
+    /// Around a connection from which nothing has been read. `greeted` becomes true when the client has said that it speaks
+    /// HTTP/2: its preface and a first frame, which are its settings.
+    pub fn new(inner: I, greeted: Arc<AtomicBool>) -> Self {
+        Self { inner, frames: Frames::default(), greeted }
     }
 }
 
@@ -51,7 +55,11 @@ impl<I: AsyncRead + Unpin> AsyncRead for Tolerant<I> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.inner).poll_read(context, buf))?;
+        let already = self.frames.greeted;
         self.frames.pass(&mut buf.filled_mut()[before..]);
+        if self.frames.greeted && !already {
+            self.greeted.store(true, Relaxed);
+        }
         Poll::Ready(Ok(()))
     }
 }
@@ -114,6 +122,8 @@ struct Frames {
     rest: u32,
     /// The header block, which may span frames.
     fields: Fields,
+    /// Whether a whole frame has come.
+    greeted: bool,
 }
 
 impl Default for Frames {
@@ -126,6 +136,7 @@ impl Default for Frames {
             block: 0,
             rest: 0,
             fields: Fields::default(),
+            greeted: false,
         }
     }
 }
@@ -172,6 +183,7 @@ impl Frames {
     /// The current part is over: goes to the next one that is not empty.
     fn advance(&mut self) {
         while self.left == 0 && self.part != Part::Foreign {
+            self.greeted |= self.part == Part::Rest;
             (self.part, self.left) = match self.part {
                 Part::Preface | Part::Rest => (Part::Head, HEAD_BYTES as u32),
                 Part::Head => (Part::PadLength, self.begin()),

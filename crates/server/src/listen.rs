@@ -267,7 +267,9 @@ impl Acceptor {
         };
         let executor = InlineExecutor::default();
         let builder = builder(&self.limits, executor.clone());
-        let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(Tolerant::new(stream)), service));
+        // A client of gRPC connects to all endpoints, and may leave one idle until it needs it: its greeting is enough.
+        let stream = Tolerant::new(stream, Arc::clone(&active));
+        let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
         let mut requests = Requests::new(executor);
         let first_request = tokio::time::sleep(self.limits.header_read_timeout);
         let result = tokio::select! {
@@ -289,7 +291,7 @@ impl Acceptor {
     }
 }
 
-/// Resolves if nothing was asked until `deadline`; never, once something was.
+/// Resolves if nothing was asked until `deadline`, nor HTTP/2 begun; never, once that was.
 async fn idle(deadline: tokio::time::Sleep, active: &AtomicBool) {
     deadline.await;
     if active.load(Relaxed) {

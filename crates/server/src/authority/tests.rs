@@ -2,6 +2,7 @@ use super::value::CODES;
 use super::{FLAG_PADDED, FLAG_PRIORITY, Frames, PREFACE, TYPE_CONTINUATION, TYPE_HEADERS, Tolerant};
 use http::Request;
 use proptest::prelude::*;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 
@@ -74,7 +75,7 @@ fn pass(bytes: &[u8]) -> Vec<u8> {
 async fn request(bytes: &[u8]) -> Option<Request<()>> {
     let (mut client, server) = tokio::io::duplex(1 << 16);
     client.write_all(bytes).await.expect("room for it");
-    let mut connection = h2::server::handshake(Tolerant::new(server)).await.expect("HTTP/2");
+    let mut connection = h2::server::handshake(Tolerant::new(server, Arc::default())).await.expect("HTTP/2");
     let accepted = tokio::time::timeout(Duration::from_secs(5), connection.accept()).await.expect("an answer");
     let (request, _) = accepted?.ok()?;
     Some(request.map(|_| ()))
@@ -149,7 +150,7 @@ async fn a_later_request_refers_to_what_the_first_one_sent() {
     let sent = connection(&[frame(TYPE_HEADERS, END_HEADERS, &first), second]);
     let (mut client, server) = tokio::io::duplex(1 << 16);
     client.write_all(&sent).await.expect("room for it");
-    let mut connection = h2::server::handshake(Tolerant::new(server)).await.expect("HTTP/2");
+    let mut connection = h2::server::handshake(Tolerant::new(server, Arc::default())).await.expect("HTTP/2");
     for _ in 0..2 {
         let accepted = tokio::time::timeout(Duration::from_secs(5), connection.accept()).await.expect("an answer");
         let (request, _) = accepted.expect("a request").expect("a request");

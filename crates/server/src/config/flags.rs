@@ -323,7 +323,13 @@ pub const FLAGS: &[Flag] = &[
     used("max-inflight-bytes", "268435456", Bytes, Limits, "Most bytes of requests being read and carried out"),
     used("max-proposal-bytes", "67108864", Bytes, Limits, "Most bytes of writes under way; more are refused"),
     used("max-header-bytes", "65536", Bytes, Limits, "Largest header list of one request"),
-    used("header-read-timeout", "10s", Duration, Limits, "How long a new connection may take until its first request"),
+    used(
+        "header-read-timeout",
+        "10s",
+        Duration,
+        Limits,
+        "How long a new connection may take until its first request, or its HTTP/2 settings",
+    ),
     used(
         "watch-queue-events",
         "1024",

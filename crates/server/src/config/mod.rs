@@ -63,7 +63,7 @@ pub struct Limits {
     pub streams_per_connection_max: u32,
     /// Largest header list of one request.
     pub header_bytes_max: u32,
-    /// How long a new connection may take until its first request.
+    /// How long a new connection may take until its first request, or until it has begun to speak HTTP/2.
     pub header_read_timeout: Duration,
     /// Ping a client that is silent for so long.
     pub keepalive_interval: Duration,

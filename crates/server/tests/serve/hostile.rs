@@ -7,6 +7,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00";
+/// The frame at its end.
+const SETTINGS: &[u8] = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00";
 
 async fn serves(server: &TestServer) {
     let request = pb::RangeRequest { key: "a".into(), ..Default::default() };
@@ -25,12 +27,27 @@ async fn closed(mut stream: TcpStream) {
 #[tokio::test]
 async fn a_connection_that_asks_nothing_is_closed() {
     let server = start(&["--header-read-timeout=300ms"]).await;
-    for sent in [&b""[..], b"GET /version HT", PREFACE] {
+    let without_settings = PREFACE.strip_suffix(SETTINGS).unwrap();
+    for sent in [&b""[..], b"GET /version HT", without_settings] {
         let mut stream = TcpStream::connect(&server.address).await.unwrap();
         stream.write_all(sent).await.unwrap();
         closed(stream).await;
     }
     serves(&server).await;
+    server.server.shutdown().await;
+}
+
+/// As a client of gRPC that has connected to all endpoints and uses another one.
+#[tokio::test]
+async fn an_idle_http2_connection_stays() {
+    let server = start(&["--header-read-timeout=300ms"]).await;
+    let mut stream = TcpStream::connect(&server.address).await.unwrap();
+    stream.write_all(PREFACE).await.unwrap();
+    let read_all = async {
+        let mut buffer = [0; 4096];
+        while stream.read(&mut buffer).await.unwrap() > 0 {}
+    };
+    tokio::time::timeout(Duration::from_secs(1), read_all).await.expect_err("the connection was closed");
     server.server.shutdown().await;
 }
 
