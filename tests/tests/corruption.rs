@@ -1,8 +1,10 @@
-//! Data that differ between members though every checksum is right: found at the start of the member, and while it runs.
+//! Data that differ between members though every checksum is right: found at the start of the member, and while it runs. And
+//! members that rebuild themselves then, or when their disk has flipped a bit.
 //! Quorate only: the tests write into its data directory.
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use quorate_core::{Change, GroupId};
@@ -96,7 +98,8 @@ async fn wait_for_alarm(client: &Client, member: u64) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_whose_data_differ_does_not_start() {
     for member in 0..2 {
-        let Some(mut cluster) = start(ClusterSpec::new(3)).await else { return };
+        let spec = ClusterSpec::new(3).quorate_flag("--self-rebuild=false");
+        let Some(mut cluster) = start(spec).await else { return };
         corrupt_member(&mut cluster, member).await;
         let status = cluster.wait_exit(member, PATIENCE).await.expect("it ends by itself");
         assert_eq!(status.code(), Some(1));
@@ -118,6 +121,7 @@ async fn a_member_whose_data_differ_does_not_start() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_leader_finds_a_member_whose_data_differ() {
     let spec = ClusterSpec::new(3)
+        .quorate_flag("--self-rebuild=false")
         .quorate_flag("--experimental-initial-corrupt-check=false")
         .quorate_flag("--corrupt-check-time=1s");
     let Some(mut cluster) = start(spec).await else { return };
@@ -148,6 +152,7 @@ async fn the_leader_finds_a_member_whose_data_differ() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_compaction_has_the_members_compared() {
     let spec = ClusterSpec::new(3)
+        .quorate_flag("--self-rebuild=false")
         .quorate_flag("--feature-gates=InitialCorruptCheck=false")
         .quorate_flag("--corrupt-check-time=0s")
         .quorate_flag("--compact-hash-check-time=1s");
@@ -184,4 +189,160 @@ async fn hashes_are_equal_at_equal_revisions_on_all_engines() {
     }
     let too_old = client.within(client.maintenance().hash_kv(HashKvRequest { revision: 49 })).await;
     assert_eq!(too_old.expect_err("compacted").message(), "etcdserver: mvcc: required revision has been compacted");
+}
+
+/// Puts `keys` through all members in turn as long as it lives, and knows what was acknowledged.
+struct Load {
+    task: tokio::task::JoinHandle<Vec<String>>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Load {
+    fn start(cluster: &Cluster, prefix: &'static str) -> Load {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (clients, stopped) = ((0..cluster.len()).map(|i| cluster.client(i)).collect::<Vec<_>>(), stop.clone());
+        let task = tokio::spawn(async move {
+            let mut acknowledged = Vec::new();
+            for number in 0.. {
+                if stopped.load(Ordering::Relaxed) {
+                    break;
+                }
+                let key = format!("{prefix}{number:05}");
+                if clients[number % clients.len()].put(&key, &key).await.is_ok() {
+                    acknowledged.push(key);
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            acknowledged
+        });
+        Load { task, stop }
+    }
+
+    async fn stop(self) -> Vec<String> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.task.await.expect("the load ends")
+    }
+}
+
+/// Waits until the member has rebuilt itself, serves again, and no CORRUPT alarm stands.
+async fn wait_rebuilt(cluster: &Cluster, member: usize) {
+    let deadline = Instant::now() + PATIENCE;
+    let has_rebuilt = || cluster.log(member).contains("this member has rebuilt its state from the others");
+    while !has_rebuilt() {
+        assert!(Instant::now() < deadline, "it has not rebuilt itself: {}", cluster.log(member));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    cluster.wait_member_serving(member).await;
+    while !corrupt(&cluster.client(member)).await.is_empty() {
+        assert!(Instant::now() < deadline, "the alarm stands");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+async fn assert_has(client: &Client, keys: &[String]) {
+    assert!(!keys.is_empty());
+    for key in keys {
+        let (_, kv) = client.get(key, false).await.expect("a read");
+        assert_eq!(kv.expect("an acknowledged key").value, key.as_bytes());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_whose_data_differ_leaves_service_and_rebuilds_itself() {
+    let spec = ClusterSpec::new(3)
+        .quorate_flag("--experimental-initial-corrupt-check=false")
+        .quorate_flag("--corrupt-check-time=1s");
+    let Some(mut cluster) = start(spec).await else { return };
+    // The leader: it has to hand over first.
+    let wrong = cluster.leader().await.expect("a leader");
+    corrupt_member(&mut cluster, wrong).await;
+    let load = Load::start(&cluster, "load/");
+    wait_rebuilt(&cluster, wrong).await;
+    let acknowledged = load.stop().await;
+    let others = (0..3).filter(|member| *member != wrong);
+    assert!(others.clone().any(|member| cluster.log(member).contains("raising CORRUPT")), "there was an alarm");
+    assert!(cluster.log(wrong).contains("this member leaves service"), "{}", cluster.log(wrong));
+    for member in others {
+        assert!(!cluster.log(member).contains("this member leaves service"), "the others are well");
+    }
+    assert_has(&cluster.client(wrong), &acknowledged).await;
+    let (_, kv) = cluster.client(wrong).get("key42", true).await.expect("a read of its own state");
+    assert_eq!(kv.expect("the key").value, "right");
+    cluster.assert_replicas_equal().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_is_contradicted_at_its_start_rebuilds_itself_before_it_takes_part() {
+    let Some(mut cluster) = start(ClusterSpec::new(3)).await else { return };
+    corrupt_member(&mut cluster, 1).await;
+    let load = Load::start(&cluster, "load/");
+    wait_rebuilt(&cluster, 1).await;
+    let acknowledged = load.stop().await;
+    assert_has(&cluster.client(1), &acknowledged).await;
+    cluster.assert_replicas_equal().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flipped_bit_is_scrubbed_and_the_member_rebuilds_itself() {
+    // Nobody reads that row but the scrubber.
+    let spec = ClusterSpec::new(3).quorate_flag("--experimental-initial-corrupt-check=false");
+    rebuilds_after_a_flip(spec.quorate_flag("--scrub-interval=1s")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flipped_bit_is_met_at_the_start_and_the_member_rebuilds_itself() {
+    rebuilds_after_a_flip(ClusterSpec::new(3)).await;
+}
+
+async fn rebuilds_after_a_flip(spec: ClusterSpec) {
+    let Some(mut cluster) = start(spec.on(Engines::Redb)).await else { return };
+    let flipped = 2;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    cluster.terminate(flipped).await;
+    flip_in_engine(&cluster.data_dir(flipped));
+    cluster.restart(flipped);
+    let load = Load::start(&cluster, "load/");
+    wait_rebuilt(&cluster, flipped).await;
+    let acknowledged = load.stop().await;
+    assert_has(&cluster.client(flipped), &acknowledged).await;
+    let (_, kv) = cluster.client(flipped).get("key42", true).await.expect("a read of its own state");
+    assert_eq!(kv.expect("the key").value, "right");
+    cluster.assert_replicas_equal().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lone_member_says_that_it_is_damaged_and_serves_no_wrong_value() {
+    let spec = ClusterSpec::new(1).on(Engines::Redb).quorate_flag("--scrub-interval=1s");
+    let Some(mut cluster) = start(spec).await else { return };
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    cluster.terminate(0).await;
+    flip_in_engine(&cluster.data_dir(0));
+    cluster.restart(0);
+    cluster.wait_serving().await;
+    let client = cluster.client(0);
+    let me = id(&client).await;
+    wait_for_alarm(&client, me).await;
+    assert!(cluster.log(0).contains("restore a snapshot"), "{}", cluster.log(0));
+    let mut refused = 0;
+    for number in 0..100 {
+        match client.get(&format!("key{number}"), false).await {
+            Ok((_, kv)) => assert_eq!(kv.expect("a key").value, "right", "key{number}"),
+            Err(_) => refused += 1,
+        }
+    }
+    assert!(refused >= 1, "what is damaged is not served");
+}
+
+/// Flips a bit in a value that the engine holds, wherever it has a copy of it.
+fn flip_in_engine(data_dir: &Path) {
+    let path = data_dir.join("engine.redb");
+    let mut content = std::fs::read(&path).expect("the engine's file");
+    // A put of key42 as it is stored: the length of the key, the key, and the numbers in front of the value.
+    let needle = b"\x05key42";
+    let places: Vec<usize> = (0..content.len() - 16).filter(|at| content[*at..].starts_with(needle)).collect();
+    assert!(!places.is_empty());
+    for at in places {
+        content[at + needle.len()] ^= 2;
+    }
+    std::fs::write(&path, content).expect("a flip");
 }

@@ -99,12 +99,13 @@ pub(crate) async fn identity(config: &Config, env: &dyn Env) -> Result<(DataIden
 /// The identity that the data directory has, if it has one.
 pub(crate) fn stored_identity(data_dir: &Path, env: &dyn Env) -> Result<Option<DataIdentity>, Error> {
     let path = data_dir.join(IDENTITY_FILE);
-    read(env.disk().as_ref(), &path)?.map(|text| parse(&text, &path)).transpose()
+    read_text(env.disk().as_ref(), &path)?.map(|text| parse(&text, &path)).transpose()
 }
 
 /// Makes an identity that was found now durable: from here on the directory is this member's.
 pub(crate) fn keep(config: &Config, env: &dyn Env, identity: &DataIdentity) -> Result<(), Error> {
-    write(env.disk().as_ref(), &config.data_dir, &config.data_dir.join(IDENTITY_FILE), identity)
+    let path = config.data_dir.join(IDENTITY_FILE);
+    write_text(env.disk().as_ref(), &config.data_dir, &path, &format(identity))
 }
 
 /// A member that has an identity has a log. Without it, it could vote a second time in one term, and would have lost what it
@@ -338,7 +339,8 @@ fn fatal(path: &Path, error: &std::io::Error) -> Error {
     Error::Fatal(format!("{}: {error}", path.display()))
 }
 
-fn read(disk: &dyn Disk, path: &Path) -> Result<Option<String>, Error> {
+/// The text of a small file; `None` if it is not there.
+pub(crate) fn read_text(disk: &dyn Disk, path: &Path) -> Result<Option<String>, Error> {
     let file = match disk.open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -353,9 +355,8 @@ fn read(disk: &dyn Disk, path: &Path) -> Result<Option<String>, Error> {
 }
 
 /// Written beside, synced, renamed, directory synced: it is there whole or not at all.
-fn write(disk: &dyn Disk, dir: &Path, path: &Path, identity: &DataIdentity) -> Result<(), Error> {
+pub(crate) fn write_text(disk: &dyn Disk, dir: &Path, path: &Path, text: &str) -> Result<(), Error> {
     let temporary: PathBuf = path.with_extension("new");
-    let text = format(identity);
     let attempt = || {
         match disk.remove(&temporary) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),

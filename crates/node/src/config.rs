@@ -109,6 +109,13 @@ pub struct Config {
     pub corrupt_check_interval: Duration,
     /// How often it looks whether there was a compaction, and compares them at its revision then. Zero: never.
     pub compact_hash_check_interval: Duration,
+    /// Whether this member, if its data are found to be wrong or damaged, stops serving and rebuilds itself from the others.
+    /// Otherwise it raises CORRUPT.
+    pub self_rebuild: bool,
+    /// How fast the scrubber reads again what is on disk. 0: never.
+    pub scrub_bytes_per_second: u64,
+    /// How long after the beginning of one round of the scrubber the next one begins, at the earliest.
+    pub scrub_interval: Duration,
     /// How often the leader looks whether the members have agreed on a version, or on a downgrade.
     pub version_check_interval: Duration,
     /// Never wait for the disk. Loses data in a crash; for tests of others.
@@ -162,6 +169,9 @@ impl Default for Config {
             initial_corrupt_check_bytes_max: 256 << 20,
             corrupt_check_interval: Duration::from_secs(3600),
             compact_hash_check_interval: Duration::from_secs(60),
+            self_rebuild: true,
+            scrub_bytes_per_second: 2 << 20,
+            scrub_interval: Duration::from_secs(24 * 3600),
             version_check_interval: Duration::from_secs(5),
             unsafe_no_fsync: false,
             fsync_observer: None,

@@ -76,6 +76,10 @@ pub enum Error {
     /// The leader transfer did not finish.
     #[error("etcdserver: request timed out, leader transfer took too long")]
     LeaderTransferTimeout,
+    /// This member's data cannot be trusted: it serves nobody until it has rebuilt itself from the others. As the reason of a
+    /// stop: it does so when it is started again.
+    #[error("{0}")]
+    Rebuild(String),
     /// This member is not part of the cluster (any more): it stops. The text says what to do.
     #[error("{0}")]
     Removed(String),

@@ -53,6 +53,7 @@ pub(crate) fn to_code(error: &Error) -> u32 {
         | Error::NotSupportedForLearner
         | Error::NotCapable
         | Error::LeaderTransferTimeout
+        | Error::Rebuild(_)
         | Error::Fatal(_) => 0,
     }
 }

@@ -55,6 +55,7 @@ pub(crate) fn local(group: &Group, config: &Config) -> pb::MemberStatus {
     let (_, committed) = group.raft.log_position();
     let role = group.role();
     let mut errors = Vec::new();
+    errors.extend(group.state.doubt().map(|why| format!("out of service until it has rebuilt itself: {why}")));
     if !group.has_leader() {
         errors.push(Error::NoLeader.to_string());
     }

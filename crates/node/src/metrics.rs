@@ -131,6 +131,36 @@ fn store(running: &Running) -> Vec<Figure> {
             "Total number of deletes seen by this member.",
             figures.deletes.load(Relaxed) as f64,
         ),
+        (
+            "quorate_scrub_bytes_total",
+            "counter",
+            "Bytes that the scrubber has read again.",
+            figures.scrub_bytes.load(Relaxed) as f64,
+        ),
+        (
+            "quorate_scrub_rounds_total",
+            "counter",
+            "How often the scrubber has read everything.",
+            figures.scrub_rounds.load(Relaxed) as f64,
+        ),
+        (
+            "quorate_scrub_last_completed_timestamp_seconds",
+            "gauge",
+            "When it had read everything the last time, since 1970; 0: not since the start.",
+            figures.scrub_completed_s.load(Relaxed) as f64,
+        ),
+        (
+            "quorate_scrub_faults_total",
+            "counter",
+            "Damaged rows and segments that the scrubber has met.",
+            figures.scrub_faults.load(Relaxed) as f64,
+        ),
+        (
+            "quorate_out_of_service",
+            "gauge",
+            "Whether this member serves nobody until it has rebuilt itself.",
+            flag(running.group.state.doubt().is_some()),
+        ),
         ("etcd_debugging_mvcc_keys_total", "gauge", "Total number of keys.", metrics.keys as f64),
         (
             "etcd_debugging_mvcc_current_revision",

@@ -270,10 +270,16 @@ impl Node {
     }
 
     fn check_running(&self) -> Result<(), Error> {
-        match self.running.group.state.failure() {
-            Some(error) => Err(error),
-            None => Ok(()),
+        if let Some(error) = self.running.group.state.failure() {
+            return Err(error);
         }
+        self.out_of_service().map_or(Ok(()), |why| Err(Error::Rebuild(why)))
+    }
+
+    /// Why this member serves no client until it has rebuilt itself from the others, if that is so.
+    pub fn out_of_service(&self) -> Option<String> {
+        let why = self.running.group.state.doubt()?;
+        Some(format!("etcdserver: the member is out of service until it has rebuilt itself: {why}"))
     }
 
     /// Runs a transaction. One that only reads does not go through the log. The caller has checked it with
@@ -295,6 +301,7 @@ impl Node {
     }
 
     pub(crate) async fn write(&self, command: Command) -> Result<Written, Error> {
+        self.check_running()?;
         self.running.group.write_as(&self.caller, command).await
     }
 

@@ -7,6 +7,7 @@ use crate::error_code;
 use crate::group::{Group, GroupState};
 use crate::peer::{PROTOCOL_VERSION, PeerService, Traffic};
 use crate::raft::ProposeError;
+use crate::rebuild::{Leave, Outgoing, Pulls};
 use crate::{Config, Error, membership};
 use pb::request::Kind as Ask;
 use pb::response::Kind as Answer;
@@ -30,6 +31,8 @@ pub(crate) struct Service {
     pub(crate) identity: DataIdentity,
     pub(crate) group: Arc<Group>,
     pub(crate) hashing: Hashing,
+    pub(crate) leave: Leave,
+    pub(crate) pulls: Pulls,
 }
 
 /// A snapshot that is being received.
@@ -142,7 +145,13 @@ impl Service {
             }
             Ask::Hash(request) => self.hash(group, request).await.map(Answer::Hash),
             Ask::Status(_) => Ok(Answer::Status(crate::health::local(group, &self.config))),
+            Ask::Rebuild(request) => {
+                let leave = self.leave.ask(group, request.member_id, self.config.election_timeout).await;
+                Ok(Answer::Rebuild(pb::RebuildReply { refusal: leave.err().unwrap_or_default() }))
+            }
             Ask::MemberChange(_)
+            | Ask::PullBegin(_)
+            | Ask::PullNext(_)
             | Ask::Append(_)
             | Ask::SnapshotBegin(_)
             | Ask::SnapshotChunk(_)
@@ -225,6 +234,7 @@ fn failure(error: &Error) -> pb::Failure {
 
 impl PeerService for Service {
     type Incoming = Incoming;
+    type Outgoing = Outgoing;
 
     fn hello(&self, hello: &pb::Hello) -> pb::HelloReply {
         let (reason, refusal) = self.refusal(hello).unwrap_or((pb::Refusal::None, String::new()));
@@ -300,9 +310,22 @@ impl PeerService for Service {
                 | Ask::MemberChange(_)
                 | Ask::ClusterInfo(_)
                 | Ask::Status(_)
+                | Ask::Rebuild(_)
+                | Ask::PullBegin(_)
+                | Ask::PullNext(_)
                 | Ask::Hash(_),
                 _,
             ) => Err(failure(&Error::Fatal("this is no part of a snapshot".into()))),
         }
+    }
+
+    fn pull(
+        &self,
+        group: GroupId,
+        outgoing: Option<Outgoing>,
+        ask: Ask,
+    ) -> Result<(Option<Outgoing>, Answer), pb::Failure> {
+        let group = self.group(group).ok_or_else(|| failure(&Error::NotLeader))?;
+        self.pulls.next(group, outgoing, ask).map_err(|error| failure(&error))
     }
 }

@@ -5,7 +5,9 @@ use crate::corruption::{self, CorruptionChecks, Hashing, Schedule};
 use crate::env::Env;
 use crate::group::{Group, GroupOptions, Upkeep, UpkeepOptions};
 use crate::peer::{self, Identity, Peers};
-use crate::raft::{MemberNode, RaftOptions};
+use crate::raft::{MemberNode, RaftOptions, members_of};
+use crate::rebuild::{self, Keeper, Leave, Pulls, Record};
+use crate::scrub::Scrub;
 use crate::service::{self, Service};
 use crate::versions::VersionMonitor;
 use crate::watch::WatchOptions;
@@ -13,13 +15,14 @@ use crate::{Config, Error, disaster, membership};
 use parking_lot::Mutex;
 use quorate_core::{Command, GroupId, MemberAttributes, MemberId};
 use quorate_proto::peer_v1 as pb;
-use quorate_storage::{EngineConfig, Store, StoreConfig};
+use quorate_storage::{EngineConfig, EngineError, StorageError, Store, StoreConfig};
 use quorate_wal::{Wal, WalOptions};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 /// How often what was written is made durable in the engine. (In the log it is durable before the reply.)
 const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
@@ -36,6 +39,13 @@ const HEAVY_MAX: usize = 3;
 /// How long a clean shutdown waits for another member to take over leadership.
 const TRANSFER_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How long a stop waits for what is written last.
+const END_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long a start waits for a data directory or an engine that is in use: whoever had it may just be letting go.
+const IN_USE_PATIENCE: Duration = Duration::from_secs(3);
+const IN_USE_PAUSE: Duration = Duration::from_millis(50);
+
 /// A running node.
 pub(crate) struct Running {
     pub(crate) config: Arc<Config>,
@@ -49,24 +59,53 @@ pub(crate) struct Running {
     pub(crate) hashing: Hashing,
     upkeep_stop: Arc<Notify>,
     upkeep_done: watch::Receiver<bool>,
+    log_ended: watch::Receiver<bool>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
     _lock: Box<dyn Send + Sync>,
 }
 
-/// Opens everything and starts all tasks.
+/// Opens everything and starts all tasks. If the member has to rebuild itself first, it does.
 pub(crate) async fn start(config: Config, env: Arc<dyn Env>) -> Result<Arc<Running>, Error> {
     check(&config)?;
-    let lock = take_directory(&config, env.as_ref())?;
+    loop {
+        let mut log_ended = None;
+        match start_once(config.clone(), env.clone(), &mut log_ended).await {
+            // What is due is on the disk. Two writers must never have the log.
+            Err(Error::Rebuild(why)) => {
+                tracing::error!(why, "starting anew");
+                wait_for_end(log_ended.as_ref()).await;
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+/// Waits until the writer of a log that was closed has written its last.
+async fn wait_for_end(log_ended: Option<&watch::Receiver<bool>>) {
+    if let Some(ended) = log_ended {
+        // An error means that it is gone.
+        let _ = tokio::time::timeout(END_TIMEOUT, ended.clone().wait_for(|ended| *ended)).await;
+    }
+}
+
+async fn start_once(
+    config: Config,
+    env: Arc<dyn Env>,
+    log_ended: &mut Option<watch::Receiver<bool>>,
+) -> Result<Arc<Running>, Error> {
+    let lock = take_directory_patiently(&config, env.as_ref()).await?;
     let (identity, fresh) = bootstrap::identity(&config, env.as_ref()).await?;
     let wal_dir = wal_dir(&config);
     if !fresh {
         bootstrap::refuse_lost_log(env.as_ref(), &wal_dir)?;
     }
-    let wal = open_wal(&config, wal_dir, &identity, &env)?;
+    let (wal, ended) = open_wal(&config, wal_dir, &identity, &env)?;
+    *log_ended = Some(ended.clone());
     if fresh {
         bootstrap::keep(&config, env.as_ref(), &identity)?;
     }
-    let store = open_store(&config, env.as_ref())?;
+    let attempts = rebuild_if_due(&config, &env, &identity, &wal).await?;
+    let store = open_or_rebuild(&config, env.as_ref(), &identity).await?;
     disaster::apply_flag(&config, env.as_ref(), &identity, &wal, &store).await?;
     let stopped = watch::Sender::new(None);
     let known = store.clone();
@@ -83,7 +122,7 @@ pub(crate) async fn start(config: Config, env: Arc<dyn Env>) -> Result<Arc<Runni
     let member = MemberId::new(identity.member_id);
     let heavy = Arc::new(Semaphore::new(HEAVY_MAX));
     let hashing = Hashing::new(env.clone(), store.clone(), heavy.clone());
-    corruption::check_at_start(&config, member, &hashing, &peers).await?;
+    check_data(&config, env.as_ref(), member, &hashing, &peers).await?;
     let group =
         Group::start(GroupId::DEFAULT, member, env.clone(), group_options(&config, &env), store, &wal, peers.clone())
             .await
@@ -104,6 +143,8 @@ pub(crate) async fn start(config: Config, env: Arc<dyn Env>) -> Result<Arc<Runni
         identity: identity.clone(),
         group: group.clone(),
         hashing: hashing.clone(),
+        leave: Leave::default(),
+        pulls: Pulls::new(),
     });
     let mut tasks = listen(&config, env.as_ref(), &service).await?;
     // Not only at the first start: a member that ended between keeping its identity and this point would never begin. Where there
@@ -119,10 +160,14 @@ pub(crate) async fn start(config: Config, env: Arc<dyn Env>) -> Result<Arc<Runni
         Schedule { interval: config.corrupt_check_interval, compaction_interval: config.compact_hash_check_interval };
     let checks = CorruptionChecks::new(Arc::downgrade(&group), hashing.clone(), schedule);
     tasks.push(tokio::spawn(checks.run()));
+    let keeper = Keeper::new(&group, hashing.clone(), config.clone(), env.clone(), stopped.clone(), attempts);
+    tasks.push(tokio::spawn(keeper.run()));
+    let scrub = Scrub::new(&group, wal.clone(), env.clone(), config.scrub_bytes_per_second, config.scrub_interval);
+    env.spawn_dedicated("quorate-scrub", Box::pin(scrub.run()));
     tasks.push(tokio::spawn(membership::run_promoter(Arc::downgrade(&group))));
     tasks.push(tokio::spawn(publish(Arc::downgrade(&group), config.clone(), identity.clone())));
     tasks.push(tokio::spawn(watch_membership(Arc::downgrade(&group), peers, identity.member_id, stopped.clone())));
-    tasks.push(tokio::spawn(watch_failure(group.state.watch_failure(), stopped.clone())));
+    tasks.push(tokio::spawn(watch_failure(Arc::downgrade(&group), config.clone(), env.clone(), stopped.clone())));
     Ok(Arc::new(Running {
         config,
         env,
@@ -134,6 +179,7 @@ pub(crate) async fn start(config: Config, env: Arc<dyn Env>) -> Result<Arc<Runni
         hashing,
         upkeep_stop,
         upkeep_done,
+        log_ended: ended,
         tasks: Mutex::new(tasks),
         _lock: lock,
     }))
@@ -161,8 +207,9 @@ impl Running {
         self.upkeep_stop.notify_one();
         let mut done = self.upkeep_done.clone();
         // An error means that the upkeep is gone: then there is nothing to wait for.
-        let _ = tokio::time::timeout(Duration::from_secs(30), done.wait_for(|done| *done)).await;
+        let _ = tokio::time::timeout(END_TIMEOUT, done.wait_for(|done| *done)).await;
         self.wal.close();
+        wait_for_end(Some(&self.log_ended)).await;
     }
 
     async fn hand_over(&self) {
@@ -197,6 +244,20 @@ pub(crate) fn take_directory(config: &Config, env: &dyn Env) -> Result<Box<dyn S
     env.lock_dir(dir).map_err(|error| in_use(dir, &error))
 }
 
+async fn take_directory_patiently(config: &Config, env: &dyn Env) -> Result<Box<dyn Send + Sync>, Error> {
+    let dir = &config.data_dir;
+    env.disk().create_dir_all(dir).map_err(|error| in_use(dir, &error))?;
+    let patience = Instant::now() + IN_USE_PATIENCE;
+    loop {
+        match env.lock_dir(dir) {
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock && Instant::now() < patience => {
+                tokio::time::sleep(IN_USE_PAUSE).await;
+            }
+            outcome => return outcome.map_err(|error| in_use(dir, &error)),
+        }
+    }
+}
+
 /// Why a data directory cannot be taken.
 pub(crate) fn in_use(dir: &Path, error: &std::io::Error) -> Error {
     Error::Fatal(if error.kind() == std::io::ErrorKind::WouldBlock {
@@ -227,27 +288,40 @@ pub(crate) fn wal_options(config: &Config, dir: PathBuf, identity: &DataIdentity
     }
 }
 
-fn open_wal(config: &Config, dir: PathBuf, identity: &DataIdentity, env: &Arc<dyn Env>) -> Result<Wal, Error> {
+/// The log, and a sign that nobody writes to it any more.
+fn open_wal(
+    config: &Config,
+    dir: PathBuf,
+    identity: &DataIdentity,
+    env: &Arc<dyn Env>,
+) -> Result<(Wal, watch::Receiver<bool>), Error> {
     let options = wal_options(config, dir, identity, env);
     let fatal = env.clone();
     let on_fatal = Arc::new(move |error: &quorate_wal::WalError| fatal.fatal(&error.to_string()));
     let (wal, writer, preparer) = Wal::open(env.disk(), options, on_fatal).map_err(|e| Error::Fatal(e.to_string()))?;
-    env.spawn_dedicated("quorate-wal", Box::pin(writer.run()));
+    let (end, ended) = watch::channel(false);
+    let writing = async move {
+        writer.run().await;
+        end.send_replace(true);
+    };
+    env.spawn_dedicated("quorate-wal", Box::pin(writing));
     env.spawn_dedicated("quorate-prepare", Box::pin(preparer.run()));
-    Ok(wal)
+    Ok((wal, ended))
 }
 
 pub(crate) fn open_store(config: &Config, env: &dyn Env) -> Result<Arc<Store>, Error> {
+    try_open_store(config, env).map_err(|error| Error::Fatal(error.to_string()))
+}
+
+fn try_open_store(config: &Config, env: &dyn Env) -> Result<Arc<Store>, StorageError> {
     let engine_config = EngineConfig { cache_bytes: config.engine_cache_bytes };
-    let engine =
-        env.open_engine(config.engine, &config.data_dir, engine_config).map_err(|e| Error::Fatal(e.to_string()))?;
+    let engine = env.open_engine(config.engine, &config.data_dir, engine_config)?;
     let store_config = StoreConfig {
         tail_bytes_max: config.tail_bytes_max,
         cache_bytes_max: config.record_cache_bytes,
         ..StoreConfig::default()
     };
-    let store = Store::open(engine, GroupId::DEFAULT, store_config).map_err(|e| Error::Fatal(e.to_string()))?;
-    Ok(Arc::new(store))
+    Ok(Arc::new(Store::open(engine, GroupId::DEFAULT, store_config)?))
 }
 
 fn group_options(config: &Config, env: &Arc<dyn Env>) -> GroupOptions {
@@ -314,7 +388,7 @@ fn on_refusal(member: u64, stopped: watch::Sender<Option<Error>>) -> peer::OnRef
     })
 }
 
-fn stop(stopped: &watch::Sender<Option<Error>>, error: Error) {
+pub(crate) fn stop(stopped: &watch::Sender<Option<Error>>, error: Error) {
     stopped.send_if_modified(|reason| {
         let first = reason.is_none();
         if first {
@@ -325,12 +399,89 @@ fn stop(stopped: &watch::Sender<Option<Error>>, error: Error) {
     });
 }
 
-async fn watch_failure(mut failure: watch::Receiver<Option<Error>>, stopped: watch::Sender<Option<Error>>) {
-    if let Ok(error) = failure.wait_for(Option::is_some).await
-        && let Some(error) = error.clone()
-    {
-        stop(&stopped, error);
+async fn watch_failure(
+    group: Weak<Group>,
+    config: Arc<Config>,
+    env: Arc<dyn Env>,
+    stopped: watch::Sender<Option<Error>>,
+) {
+    let Some(mut failure) = group.upgrade().map(|group| group.state.watch_failure()) else { return };
+    let Ok(Some(error)) = failure.wait_for(Option::is_some).await.map(|error| error.clone()) else { return };
+    let Some(group) = group.upgrade() else { return stop(&stopped, error) };
+    let others = membership::members(&group).unwrap_or_default();
+    let others = others.into_iter().filter(|other| other.id != group.state.member);
+    let urls: Vec<String> = others.flat_map(|other| other.peer_urls).collect();
+    let due = match group.state.store.damage() {
+        // It cannot go on anyway: there is nobody's leave to ask for.
+        Some(damage) if rebuild::is_on(&config) && !urls.is_empty() => {
+            Some(rebuild::make_due(&config, env.as_ref(), &damage, urls))
+        }
+        Some(_) | None => None,
+    };
+    stop(
+        &stopped,
+        match due {
+            Some(Ok(())) => Error::Rebuild(error.to_string()),
+            Some(Err(refused)) => refused,
+            None => error,
+        },
+    );
+}
+
+/// Rebuilds the member if that is due; returns how often in a row it has done so.
+async fn rebuild_if_due(config: &Config, env: &Arc<dyn Env>, identity: &DataIdentity, wal: &Wal) -> Result<u32, Error> {
+    let Some(record) = Record::read(&config.data_dir, env.as_ref())? else { return Ok(0) };
+    let attempts = record.attempts;
+    if record.due.is_some() {
+        rebuild::pull(config, env, identity, wal, record).await?;
     }
+    Ok(attempts)
+}
+
+/// Compares the data with the others'. A member that is damaged, or that a majority contradicts, has to rebuild itself.
+async fn check_data(
+    config: &Config,
+    env: &dyn Env,
+    member: MemberId,
+    hashing: &Hashing,
+    peers: &Peers,
+) -> Result<(), Error> {
+    let checked = corruption::check_at_start(config, member, hashing, peers).await;
+    let store = hashing.store();
+    let (refusal, why) = match (checked, store.damage()) {
+        (Ok(None), _) => return Ok(()),
+        (Ok(Some(contradicted)), _) => {
+            let why = "its data differ from those of a majority of the members".to_owned();
+            (Error::Fatal(contradicted.refusal), contradicted.by_majority.then_some(why))
+        }
+        (Err(error), damage) => (error, damage),
+    };
+    let Some(why) = why.filter(|_| rebuild::is_on(config)) else { return Err(refusal) };
+    let members = members_of(&store.membership()).map_err(|error| Error::Fatal(error.to_string()))?;
+    let others = members.into_iter().filter(|other| other.id != member.get());
+    rebuild::make_due(config, env, &why, others.flat_map(|other| other.node.peer_urls).collect())?;
+    Err(Error::Rebuild(refusal.to_string()))
+}
+
+/// Opens the storage engine. If what it holds is damaged, and there are others, the member has to rebuild itself.
+async fn open_or_rebuild(config: &Config, env: &dyn Env, identity: &DataIdentity) -> Result<Arc<Store>, Error> {
+    let patience = Instant::now() + IN_USE_PATIENCE;
+    let error = loop {
+        match try_open_store(config, env) {
+            Ok(store) => return Ok(store),
+            Err(StorageError::Engine(EngineError::InUse { .. })) if Instant::now() < patience => {
+                tokio::time::sleep(IN_USE_PAUSE).await;
+            }
+            Err(error) => break error,
+        }
+    };
+    let alone = identity.initial_members.len() == 1 && config.initial_cluster.len() <= 1;
+    if !error.is_corruption() || !rebuild::is_on(config) || alone {
+        return Err(Error::Fatal(error.to_string()));
+    }
+    let others = identity.initial_members.iter().filter(|(id, _)| **id != identity.member_id);
+    rebuild::make_due(config, env, &error.to_string(), others.flat_map(|(_, urls)| urls.clone()).collect())?;
+    Err(Error::Rebuild(error.to_string()))
 }
 
 /// Keeps the peer URLs current, and notices when this member is no longer in the membership.

@@ -192,6 +192,9 @@ async fn health(shared: &Shared, query: &Query) -> Response<Body> {
 }
 
 async fn unhealthy(shared: &Shared, query: &Query) -> Option<String> {
+    if let Some(why) = shared.system.out_of_service() {
+        return Some(why);
+    }
     for alarm in shared.system.alarms() {
         let name = alarm_name(alarm.kind);
         if !query.exclude.contains(name) {
@@ -257,6 +260,9 @@ async fn run_checks(shared: &Shared, path: &str, query: &Query) -> Response<Body
 async fn run_check(shared: &Shared, kind: CheckKind) -> Result<(), String> {
     match kind {
         CheckKind::DataCorruption => {
+            if let Some(why) = shared.system.out_of_service() {
+                return Err(why);
+            }
             if shared.system.alarms().iter().any(|alarm| alarm.kind == AlarmKind::Corrupt) {
                 return Err(format!("alarm activated: {}", alarm_name(AlarmKind::Corrupt)));
             }

@@ -13,13 +13,14 @@ use crate::tls::Security;
 use crate::{StartError, log, memory, notify};
 use bytes::Bytes;
 use quorate_core::{KeyRange, RangeRequest};
-use quorate_node::{FsyncObserver, Node};
+use quorate_node::{Error, FsyncObserver, Node};
 use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// Runs a server until SIGINT or SIGTERM, or until the node stops by itself. Starts the log and the runtime.
+/// Runs a server until SIGINT or SIGTERM, or until the node stops by itself. One that stops to rebuild itself is started anew.
+/// Starts the log and the runtime.
 ///
 /// # Errors
 /// Why it did not start, or why the node stopped.
@@ -33,6 +34,8 @@ pub fn run(config: ServerConfig) -> Result<(), StartError> {
         .enable_all()
         .build()
         .map_err(StartError::Process)?;
+    // Sockets that the service manager has opened are there once.
+    let may_begin_anew = std::env::var_os("LISTEN_FDS").is_none();
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).map_err(StartError::Process)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(StartError::Process)?;
@@ -43,23 +46,29 @@ pub fn run(config: ServerConfig) -> Result<(), StartError> {
             }
         };
         let mut asked = std::pin::pin!(asked);
-        // A node that waits for its cluster must be stoppable, too.
-        let server = tokio::select! {
-            server = Server::start(config) => server?,
-            () = asked.as_mut() => return Ok(()),
-        };
-        let ready = server.node().clone();
-        let outcome = tokio::select! {
-            () = asked.as_mut() => Ok(()),
-            reason = server.node().stopped() => {
-                tracing::error!(%reason, "the node stopped by itself");
-                Err(StartError::Node(reason))
+        loop {
+            // A node that waits for its cluster must be stoppable, too.
+            let server = tokio::select! {
+                server = Server::start(config.clone()) => server?,
+                () = asked.as_mut() => return Ok(()),
+            };
+            let ready = server.node().clone();
+            let outcome = tokio::select! {
+                () = asked.as_mut() => Ok(()),
+                reason = server.node().stopped() => Err(reason),
+                never = tell_when_ready(ready) => match never {},
+            };
+            if matches!(outcome, Err(Error::Rebuild(_))) && may_begin_anew {
+                server.shutdown().await;
+                continue;
             }
-            never = tell_when_ready(ready) => match never {},
-        };
-        notify::stopping();
-        server.shutdown().await;
-        outcome
+            notify::stopping();
+            server.shutdown().await;
+            return outcome.map_err(|reason| {
+                tracing::error!(%reason, "the node stopped by itself");
+                StartError::Node(reason)
+            });
+        }
     })
 }
 

@@ -31,6 +31,7 @@ pub fn status(error: &Error) -> Status {
         Error::MemberBadUrls => Code::InvalidArgument,
         Error::MemberNotFound => Code::NotFound,
         Error::LeaderTransferTimeout => Code::Unknown,
+        Error::Rebuild(_) => Code::Unavailable,
         // What happened is for the log; to a client this member is gone, and the next one may do.
         Error::Removed(_) | Error::Fatal(_) => return Status::new(Code::Unavailable, Error::Stopped.to_string()),
     };

@@ -14,7 +14,6 @@ use bytes::Bytes;
 use quorate_core::{GroupId, Record, Rev, Revision};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
-use std::sync::Arc;
 
 /// Rows that are read in one go.
 const PORTION_BYTES: usize = 1 << 20;
@@ -331,10 +330,15 @@ impl Portions {
     }
 }
 
-/// Reads the rows of an engine that is in use again and again, and looks at their checksums.
+/// How far the rows of an engine that is in use were read again: see [`Store::scrub`](crate::Store::scrub).
 pub struct Scrubber {
-    engine: Arc<dyn Engine>,
     portions: Portions,
+}
+
+impl Default for Scrubber {
+    fn default() -> Self {
+        Self { portions: Portions::new() }
+    }
 }
 
 /// What a step of a [`Scrubber`] came to.
@@ -349,18 +353,10 @@ pub struct Scrubbed {
 }
 
 impl Scrubber {
-    /// At the beginning of a round.
-    pub fn new(engine: Arc<dyn Engine>) -> Self {
-        Self { engine, portions: Portions::new() }
-    }
-
-    /// Reads about `bytes_max` bytes of rows, as they are in the engine now. Blocks on the disk.
-    ///
-    /// # Errors
-    /// The engine cannot be read: [`EngineError::Corrupt`](crate::EngineError::Corrupt) is a fault as well.
-    pub fn step(&mut self, bytes_max: usize) -> Result<Scrubbed> {
+    /// See [`Store::scrub`](crate::Store::scrub).
+    pub(crate) fn step(&mut self, engine: &dyn Engine, bytes_max: usize) -> Result<Scrubbed> {
         let mut scrubbed = Scrubbed::default();
-        let rows = self.portions.next(self.engine.as_ref(), bytes_max)?.unwrap_or_default();
+        let rows = self.portions.next(engine, bytes_max)?.unwrap_or_default();
         for (key, row) in rows {
             scrubbed.bytes += (key.len() + row.len()) as u64;
             if let Err(StorageError::Corrupt { what, .. }) = rows::open(&key, &row) {

@@ -96,6 +96,23 @@ pub enum StorageError {
     Rejected(Rejection),
 }
 
+impl StorageError {
+    /// Whether something on disk is not what was written.
+    pub fn is_corruption(&self) -> bool {
+        match self {
+            Self::Corrupt { .. } | Self::Engine(EngineError::Corrupt { .. }) => true,
+            Self::Engine(
+                EngineError::InUse { .. }
+                | EngineError::Format { .. }
+                | EngineError::NoSpace { .. }
+                | EngineError::Io { .. },
+            )
+            | Self::NewerFormat { .. }
+            | Self::Rejected(_) => false,
+        }
+    }
+}
+
 impl From<Rejection> for StorageError {
     fn from(rejection: Rejection) -> Self {
         Self::Rejected(rejection)

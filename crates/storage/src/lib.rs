@@ -32,7 +32,10 @@ mod view;
 mod waiting;
 
 pub use check::{EngineCheck, RowFault, Scrubbed, Scrubber, check_engine};
-pub use engine::{Batch, DiskSpace, Engine, EngineConfig, EngineKind, EngineUsage, open_engine, open_for_check};
+pub use engine::{
+    Batch, DiskSpace, Engine, EngineConfig, EngineKind, EngineUsage, begin_replacement, finish_replacement,
+    open_engine, open_for_check,
+};
 pub use error::{EngineError, StorageError};
 pub use hash::{HashKv, Hasher};
 pub use maintenance::{DrainReport, Progress};

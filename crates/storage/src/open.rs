@@ -173,6 +173,7 @@ impl Body {
                 pins: BTreeMap::new(),
             }),
             cache: RecordCache::new(config.cache_bytes_max),
+            damage: Mutex::new(None),
         }
     }
 

@@ -11,7 +11,7 @@ use crate::keys::Keys;
 use crate::maintenance::EngineSide;
 use crate::system::{Attachments, Tables};
 use crate::tail::{Entry, Tail};
-use crate::{ReadView, Result, StorageError};
+use crate::{ReadView, Result, Scrubbed, Scrubber, StorageError};
 use bytes::{BufMut, Bytes, BytesMut};
 use parking_lot::{Mutex, MutexGuard, RwLock};
 use quorate_core::{
@@ -108,9 +108,21 @@ pub(crate) struct Body {
     pub system: RwLock<System>,
     pub published: Mutex<Published>,
     pub cache: RecordCache,
+    /// What was found damaged first.
+    pub damage: Mutex<Option<String>>,
 }
 
 impl Body {
+    /// Remembers that a row is damaged or missing, if that is why `outcome` is an error.
+    pub fn suspect<T>(&self, outcome: Result<T>) -> Result<T> {
+        if let Err(error) = &outcome
+            && error.is_corruption()
+        {
+            self.damage.lock().get_or_insert_with(|| error.to_string());
+        }
+        outcome
+    }
+
     pub fn unpin(&self, oldest: Revision) {
         let mut published = self.published.lock();
         if let Some(count) = published.pins.get_mut(&oldest) {
@@ -220,6 +232,25 @@ impl Store {
             return Ok(());
         }
         self.view_at(from)?.scan_records(from, to, visit)
+    }
+
+    /// The first row that was found damaged or missing since the store was opened, and what is wrong with it.
+    pub fn damage(&self) -> Option<String> {
+        self.body().damage.lock().clone()
+    }
+
+    /// Takes note of damage that was found on another way.
+    pub fn note_damage(&self, what: String) {
+        self.body().damage.lock().get_or_insert(what);
+    }
+
+    /// Reads about `bytes_max` bytes of rows where `scrubber` is, as they are in the engine now, and looks at their checksums.
+    /// At the end it begins again. Blocks on the disk.
+    ///
+    /// # Errors
+    /// The engine cannot be read; that may be damage as well ([`StorageError::is_corruption`]).
+    pub fn scrub(&self, scrubber: &mut Scrubber, bytes_max: usize) -> Result<Scrubbed> {
+        scrubber.step(self.engine.as_ref(), bytes_max)
     }
 
     /// The group.

@@ -224,7 +224,8 @@ impl Body {
     /// The record that the index says is there.
     pub(crate) fn record(&self, rev: Rev) -> Result<Record> {
         let missing = || rows::corrupt(&self.keys.record(rev), "the record must exist and is missing");
-        self.find(rev)?.ok_or_else(missing)
+        let found = self.find(rev)?;
+        self.suspect(found.ok_or_else(missing))
     }
 
     /// The record, if it is there.
@@ -237,8 +238,8 @@ impl Body {
             return Ok(Some(record));
         }
         let key = self.keys.record(rev);
-        let Some(row) = self.engine.get(&key)? else { return Ok(None) };
-        let (record, _) = rows::decode_record(&key, rev, &row)?;
+        let Some(row) = self.suspect(self.engine.get(&key).map_err(Into::into))? else { return Ok(None) };
+        let (record, _) = self.suspect(rows::decode_record(&key, rev, &row))?;
         self.cache.insert(record.clone());
         Ok(Some(record))
     }
@@ -258,7 +259,7 @@ impl Body {
             let Some(end) = chunk.last().map(|entry| entry.record.rev) else { break };
             for TailRecord { record, last } in chunk {
                 if !density.step(record.rev, last) {
-                    return Err(self.hole(record.rev));
+                    return self.suspect(Err(self.hole(record.rev)));
                 }
                 if visit(record).is_break() {
                     return Ok(());
@@ -267,7 +268,7 @@ impl Body {
             cursor = Rev::new(end.main, end.sub + 1);
         }
         if to > oldest && to >= from && to > Revision::INITIAL && !density.ends_at(to) {
-            return Err(self.hole(density.next));
+            return self.suspect(Err(self.hole(density.next)));
         }
         Ok(())
     }
@@ -286,7 +287,7 @@ impl Body {
                     first => first,
                 }
             };
-            let chunk = self.look_in_engine(cursor, to)?;
+            let chunk = self.suspect(self.look_in_engine(cursor, to))?;
             if !chunk.is_empty() {
                 return Ok(chunk);
             }

@@ -151,11 +151,12 @@ fn a_check_and_a_scrub_find_every_row_that_was_changed() {
             ControlFlow::Continue(())
         })
         .unwrap();
-    let scrub = |engine: &MemoryEngine| {
-        let mut scrubber = Scrubber::new(Arc::new(engine.clone()));
+    let store = open(&engine).unwrap();
+    let scrub = |store: &Store| {
+        let mut scrubber = Scrubber::default();
         let (mut faults, mut bytes) = (Vec::new(), 0);
         loop {
-            let scrubbed = scrubber.step(64).unwrap();
+            let scrubbed = store.scrub(&mut scrubber, 64).unwrap();
             faults.extend(scrubbed.faults);
             bytes += scrubbed.bytes;
             if scrubbed.round_done {
@@ -164,17 +165,18 @@ fn a_check_and_a_scrub_find_every_row_that_was_changed() {
         }
     };
     let bytes = all.iter().map(|(key, row)| (key.len() + row.len()) as u64).sum();
-    assert_eq!(scrub(&engine), (Vec::new(), bytes));
+    assert_eq!(scrub(&store), (Vec::new(), bytes));
     for (key, row) in &all {
         for byte in 0..row.len() {
             let (engine, _) = filled(true);
+            let store = open(&engine).unwrap();
             let mut row = row.clone();
             row[byte] ^= 1 << (byte % 8);
             let mut batch = Batch::default();
             batch.put(key.clone(), row);
             engine.write(&batch).unwrap();
             assert!(!check(&engine).is_empty(), "byte {byte} of {}", key.escape_ascii());
-            assert_eq!(scrub(&engine).0.len(), 1, "byte {byte} of {}", key.escape_ascii());
+            assert_eq!(scrub(&store).0.len(), 1, "byte {byte} of {}", key.escape_ascii());
         }
     }
 }

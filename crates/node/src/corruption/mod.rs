@@ -14,6 +14,7 @@ mod verdict;
 
 pub(crate) use hash::Hashing;
 pub(crate) use start::check_at_start;
+pub(crate) use verdict::Verdict;
 
 use crate::Error;
 use crate::group::Group;
@@ -28,7 +29,7 @@ use std::sync::Weak;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::time::Instant;
-use verdict::{Verdict, judge};
+use verdict::judge;
 
 /// How long the others may take to hash what they have.
 const HASH_TIMEOUT: Duration = Duration::from_secs(900);
@@ -100,25 +101,52 @@ impl CorruptionChecks {
     }
 }
 
-/// Compares all members at `revision`, and raises the alarm for those that are wrong.
-async fn check(group: &Group, hashing: &Hashing, revision: Revision) -> Result<(), Error> {
+/// What a comparison found: the hash of this member, those of the others that answered, and what follows.
+struct Compared {
+    own: HashKv,
+    found: Vec<(MemberId, HashKv)>,
+    members: usize,
+    verdict: Verdict,
+}
+
+/// Compares this member with all others, as they are now.
+///
+/// # Errors
+/// There is no quorum, or this member cannot be read.
+pub(crate) async fn compare_now(group: &Group, hashing: &Hashing) -> Result<Verdict, Error> {
+    let compared = compare(group, hashing, group.state.store.revision()).await?;
+    Ok(compared.map_or(Verdict::Equal { members: 1 }, |compared| compared.verdict))
+}
+
+/// `None` if there is nobody else.
+async fn compare(group: &Group, hashing: &Hashing, revision: Revision) -> Result<Option<Compared>, Error> {
     // A leader that was deposed and does not know it yet has nobody to compare with.
     group.linearize().await?;
     let me = group.state.member;
     let others: Vec<MemberId> = membership::members(group)?.into_iter().map(|m| m.id).filter(|id| *id != me).collect();
     if others.is_empty() {
-        return Ok(());
+        return Ok(None);
     }
     let asked = join_all(others.iter().map(|id| ask(group, *id, revision)));
     let (own, answers) = tokio::join!(hashing.gently(revision), asked);
     let own = own?;
     let found: Vec<(MemberId, HashKv)> =
         others.iter().zip(answers).filter_map(|(id, answer)| Some((*id, answer?))).collect();
+    let members = others.len() + 1;
+    let verdict = judge(me, own, &found, members);
+    Ok(Some(Compared { own, found, members, verdict }))
+}
+
+/// Compares all members at `revision`, and raises the alarm for those that are wrong.
+async fn check(group: &Group, hashing: &Hashing, revision: Revision) -> Result<(), Error> {
+    let Some(Compared { own, found, members: all, verdict }) = compare(group, hashing, revision).await? else {
+        return Ok(());
+    };
     let figures = &group.state.figures;
     figures.corruption_checks.fetch_add(1, Ordering::Relaxed);
-    match judge(me, own, &found, others.len() + 1) {
+    match verdict {
         Verdict::Equal { members } => {
-            let all = members == others.len() + 1;
+            let all = members == all;
             tracing::info!(revision = revision.get(), members, all, "the data of the members are equal");
         }
         Verdict::Wrong(wrong) => {

@@ -1,7 +1,7 @@
 //! The comparison of a member that starts with its peers, before it takes part. A member that is wrong must not serve, and must
 //! not vote with what it has.
 
-use super::verdict::comparable;
+use super::verdict::{Verdict, comparable};
 use super::{Hashing, of_reply};
 use crate::peer::Peers;
 use crate::raft::members_of;
@@ -21,27 +21,35 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a peer may take to hash.
 const HASH_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Why a member may not start as it is.
+pub(crate) struct Contradicted {
+    /// What to do.
+    pub refusal: String,
+    /// Whether a majority of the cluster agrees among itself that this member is the one that is wrong.
+    pub by_majority: bool,
+}
+
 /// Compares this member with those of its peers that answer. It may start if nobody contradicts it, or if a majority of the
 /// cluster agrees with it.
 ///
 /// # Errors
-/// [`Error::Fatal`], with what to do, if it may not.
+/// [`Error::Fatal`] if its own data cannot be read.
 pub(crate) async fn check_at_start(
     config: &Config,
     me: MemberId,
     hashing: &Hashing,
     peers: &Peers,
-) -> Result<(), Error> {
+) -> Result<Option<Contradicted>, Error> {
     let store = hashing.store();
     let used = store.engine_usage().map_or(0, |usage| usage.used_bytes);
     let members = members_of(&store.membership()).map_err(|error| Error::Fatal(error.to_string()))?;
     let others: Vec<_> = members.iter().filter(|member| member.id != me.get()).collect();
     if others.is_empty() || config.initial_corrupt_check_bytes_max == 0 {
-        return Ok(());
+        return Ok(None);
     }
     if used > config.initial_corrupt_check_bytes_max {
         tracing::info!(used, "so much data are compared with the others' after the start, by the leader");
-        return Ok(());
+        return Ok(None);
     }
     let own = hashing.at_once(quorate_core::Revision::ZERO).await?;
     let request = pb::HashRequest { revision: own.hash_revision.get(), at_once: true };
@@ -59,7 +67,13 @@ pub(crate) async fn check_at_start(
         }
     }));
     let found: Vec<_> = answers.await.into_iter().flatten().collect();
-    judge(own, &found, members.len()).map_err(|wrong| Error::Fatal(refusal(me, own, &wrong, &config.data_dir)))
+    Ok(judge(own, &found, members.len()).err().map(|wrong| Contradicted {
+        refusal: refusal(me, own, &wrong, &config.data_dir),
+        by_majority: match super::judge(me, own, &found, members.len()) {
+            Verdict::Wrong(wrong) => wrong.contains(&me),
+            Verdict::Equal { .. } => false,
+        },
+    }))
 }
 
 /// `Err`: those who contradict, and no majority agrees.

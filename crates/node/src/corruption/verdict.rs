@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 /// What a comparison came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(crate) enum Verdict {
     /// So many members could be compared, and are equal.
     Equal {
         /// The one that asked is one of them.

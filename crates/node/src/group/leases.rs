@@ -98,6 +98,9 @@ impl Group {
                 | Ask::SnapshotChunk(_)
                 | Ask::SnapshotEnd(_)
                 | Ask::Status(_)
+                | Ask::Rebuild(_)
+                | Ask::PullBegin(_)
+                | Ask::PullNext(_)
                 | Ask::Hash(_) => return None,
             }
         };

@@ -12,8 +12,8 @@ use parking_lot::Mutex;
 use quorate_core::{GroupId, MemberId, Record, Revision, SystemChange};
 use quorate_storage::Store;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
@@ -55,6 +55,8 @@ pub(crate) struct GroupState {
     log_holds: Arc<Mutex<BTreeMap<u64, usize>>>,
     /// Why the group cannot go on; set once.
     failure: watch::Sender<Option<Error>>,
+    /// Why this member serves nobody until it has rebuilt itself; set once.
+    doubt: OnceLock<String>,
     start: Instant,
     /// Entries that take longer to apply are logged.
     slow_apply: Duration,
@@ -98,6 +100,11 @@ pub(crate) struct Figures {
     pub(crate) snapshots_under_way: AtomicU64,
     pub(crate) corruption_checks: AtomicU64,
     pub(crate) corruption_found: AtomicU64,
+    pub(crate) scrub_bytes: AtomicU64,
+    pub(crate) scrub_rounds: AtomicU64,
+    pub(crate) scrub_faults: AtomicU64,
+    /// Seconds since 1970; 0: none was completed.
+    pub(crate) scrub_completed_s: AtomicU64,
 }
 
 impl GroupState {
@@ -131,6 +138,7 @@ impl GroupState {
             again,
             log_holds: Arc::default(),
             failure: watch::Sender::new(None),
+            doubt: OnceLock::new(),
             start: Instant::now(),
             slow_apply,
             figures: Figures::default(),
@@ -186,6 +194,19 @@ impl GroupState {
         self.failure.subscribe()
     }
 
+    /// Why this member's state cannot be trusted, if that is so.
+    pub(crate) fn doubt(&self) -> Option<&str> {
+        self.doubt.get().map(String::as_str)
+    }
+
+    /// From here on this member serves no client: what it would say may be wrong. It goes on to vote and to keep the log.
+    pub(crate) fn set_doubt(&self, reason: String) {
+        tracing::error!(reason, "this member leaves service, to rebuild itself from the others");
+        // It is set once, by one task.
+        let _ = self.doubt.set(reason);
+        self.hub.close();
+    }
+
     /// Ends all work of the group with `error`.
     pub(crate) fn fail(&self, error: Error) {
         let first = self.failure.send_if_modified(|failure| {
@@ -202,6 +223,12 @@ impl GroupState {
     /// The log after this index is needed by a snapshot transfer.
     pub(super) fn log_floor(&self) -> u64 {
         self.log_holds.lock().keys().next().copied().unwrap_or(u64::MAX)
+    }
+
+    /// Keeps the log after `index` while what is returned lives.
+    pub(crate) fn keep_log(&self, index: u64) -> Box<dyn Send + Sync> {
+        *self.log_holds.lock().entry(index).or_default() += 1;
+        Box::new(LogHold { index, holds: self.log_holds.clone() })
     }
 
     fn note_applied(&self, position: Position) {
@@ -348,8 +375,7 @@ impl ApplyHooks for GroupState {
     }
 
     fn hold_log(&self, index: u64) -> Box<dyn Send> {
-        *self.log_holds.lock().entry(index).or_default() += 1;
-        Box::new(LogHold { index, holds: self.log_holds.clone() })
+        self.keep_log(index)
     }
 
     async fn wait_for_room(&self) {

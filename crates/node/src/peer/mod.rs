@@ -239,6 +239,19 @@ impl Peers {
         connection.call(GroupId::DEFAULT, ask, timeout).await
     }
 
+    /// Dials the first of `urls` that answers, whoever it is, as this member. For one that does not take part yet.
+    pub(crate) async fn connect_once(
+        env: &dyn Env,
+        identity: &Identity,
+        urls: &[String],
+        connect_timeout: Duration,
+        timeout: Duration,
+    ) -> Result<Connection, PeerError> {
+        let dial = connection::Dial { identity, to: 0, directory: None, timeout, traffic: Arc::default() };
+        let connected = tokio::time::timeout(connect_timeout, connection::connect(env, &dial, urls)).await;
+        connected.map_err(|_elapsed| PeerError::Timeout)?.map_err(|error| error.0)
+    }
+
     /// Asks any of `urls` who is in the cluster, as far as it knows; with `confirm`, after it has tried to make sure that it
     /// knows the newest. For a member that does not know its own id yet.
     pub(crate) async fn cluster_info(

@@ -31,6 +31,9 @@ pub(crate) trait PeerService: Send + Sync + 'static {
     /// State of a snapshot that is being received on a connection.
     type Incoming: Send + Sync;
 
+    /// State of this member that is being given away on a connection.
+    type Outgoing: Send + Sync;
+
     /// Accepts or refuses whoever dialled.
     fn hello(&self, hello: &pb::Hello) -> pb::HelloReply;
 
@@ -54,6 +57,14 @@ pub(crate) trait PeerService: Send + Sync + 'static {
         incoming: Option<Self::Incoming>,
         ask: Ask,
     ) -> impl Future<Output = Result<(Option<Self::Incoming>, pb::SnapshotReply), pb::Failure>> + Send;
+
+    /// Gives the next part of this member's state away. Called in order. Blocks on the disk.
+    fn pull(
+        &self,
+        group: GroupId,
+        outgoing: Option<Self::Outgoing>,
+        ask: Ask,
+    ) -> Result<(Option<Self::Outgoing>, Answer), pb::Failure>;
 }
 
 /// Accepts peers until the task is dropped; then all their connections end.
@@ -149,6 +160,7 @@ async fn serve_connection<S: PeerService>(
         appends: HashMap::new(),
         slots: Arc::new(Semaphore::new(REQUESTS_MAX)),
         incoming: None,
+        outgoing: None,
         known: hello.cluster_id != 0,
     };
     let result = session.run(&mut reader).await;
@@ -165,6 +177,7 @@ struct Session<S: PeerService> {
     appends: HashMap<u32, mpsc::Sender<(u64, pb::Append)>>,
     slots: Arc<Semaphore>,
     incoming: Option<S::Incoming>,
+    outgoing: Option<S::Outgoing>,
     /// Whether the dialler named our cluster. If not it may only ask who is in it.
     known: bool,
 }
@@ -195,6 +208,16 @@ impl<S: PeerService> Session<S> {
                         Ok((incoming, reply)) => {
                             self.incoming = incoming;
                             Answer::Snapshot(reply)
+                        }
+                        Err(failure) => Answer::Failure(failure),
+                    };
+                    self.respond(request.id, answer).await?;
+                }
+                Ask::PullBegin(_) | Ask::PullNext(_) => {
+                    let answer = match self.service.pull(group, self.outgoing.take(), ask) {
+                        Ok((outgoing, answer)) => {
+                            self.outgoing = outgoing;
+                            answer
                         }
                         Err(failure) => Answer::Failure(failure),
                     };

@@ -28,6 +28,7 @@ fn without_flags_the_node_has_etcds_defaults() {
     same!(strict_reconfig_check engine_cache_bytes record_cache_bytes tail_bytes_max wal_segment_bytes wal_keep_bytes);
     same!(quota_bytes txn_ops_max request_bytes_max inflight_bytes_max write_timeout read_timeout unsafe_no_fsync);
     same!(slow_apply watch_progress_interval watch_queue_events_max compaction_batch compaction_pause);
+    same!(self_rebuild scrub_bytes_per_second scrub_interval);
     same!(quota_bytes alarm_sticky initial_corrupt_check_bytes_max corrupt_check_interval compact_hash_check_interval);
     same!(version_check_interval);
     same!(watch_stream_watchers_max watchers_max);

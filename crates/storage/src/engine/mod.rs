@@ -14,9 +14,14 @@ pub use self::sled::SledEngine;
 
 use crate::EngineError;
 use bytes::Bytes;
+use std::fs::File;
+use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+/// Where an engine is made that is to replace another.
+const REPLACEMENT_DIR: &str = "rebuild";
 
 /// Is shown one row after the other: key and value.
 pub type Visit<'a, T> = &'a mut dyn FnMut(&[u8], &[u8]) -> T;
@@ -193,6 +198,43 @@ pub fn open_engine(kind: EngineKind, dir: &Path, config: EngineConfig) -> Result
         EngineKind::Sled => Arc::new(SledEngine::open(dir, config)?),
         EngineKind::Memory => Arc::new(MemoryEngine::default()),
     })
+}
+
+/// Where a replacement for the engine in `dir` is made. What an earlier attempt left there is removed.
+///
+/// # Errors
+/// The file system fails.
+pub fn begin_replacement(dir: &Path) -> io::Result<PathBuf> {
+    let new = dir.join(REPLACEMENT_DIR);
+    remove_replacement(dir)?;
+    std::fs::create_dir(&new)?;
+    Ok(new)
+}
+
+/// Puts the engine that was made where [`begin_replacement`] said, and closed, in the place of the one in `dir`, durably, and
+/// removes that. If it ends in between, there is the old engine, or none.
+///
+/// # Errors
+/// The file system fails.
+pub fn finish_replacement(kind: EngineKind, dir: &Path) -> io::Result<()> {
+    let new = dir.join(REPLACEMENT_DIR);
+    let (Some(from), Some(to)) = (kind.path(&new), kind.path(dir)) else { return Ok(()) };
+    let sync = |dir: &Path| File::open(dir)?.sync_all();
+    sync(&new)?;
+    match std::fs::rename(&to, new.join("old")) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    std::fs::rename(from, to)?;
+    sync(dir)?;
+    remove_replacement(dir)
+}
+
+fn remove_replacement(dir: &Path) -> io::Result<()> {
+    match std::fs::remove_dir_all(dir.join(REPLACEMENT_DIR)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
 }
 
 /// Opens the engine `kind` in `dir`, which no process has open, for reading alone: not a byte of its files is changed, not even
