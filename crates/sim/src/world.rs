@@ -722,6 +722,8 @@ fn config(plan: &Plan, index: usize) -> Config {
         tail_bytes_max: 256 << 10,
         compaction_batch: 20,
         quota_bytes: -1,
+        // Its engine is no file that could be replaced; and damage, which no fault here makes, is to be seen.
+        self_rebuild: false,
         ..Config::default()
     }
 }
