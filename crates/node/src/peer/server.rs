@@ -4,6 +4,7 @@ use super::Traffic;
 use super::frame::{self, FrameReader};
 use crate::env::{Accepted, BoxFuture, ByteStream, Listener};
 use bytes::BytesMut;
+use parking_lot::Mutex;
 use pb::request::Kind as Ask;
 use pb::response::Kind as Answer;
 use quorate_core::GroupId;
@@ -14,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 use tokio::io::{AsyncWriteExt, WriteHalf};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
 
 /// Peer connections that are open at once. A cluster has a handful of members; more is a mistake or an attack.
@@ -71,6 +72,7 @@ pub(crate) trait PeerService: Send + Sync + 'static {
 pub(crate) async fn serve<S: PeerService>(mut listener: Box<dyn Listener>, service: Arc<S>) {
     let mut connections = JoinSet::new();
     let mut strangers = Strangers::default();
+    let requests = Arc::new(Requests::default());
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -89,17 +91,61 @@ pub(crate) async fn serve<S: PeerService>(mut listener: Box<dyn Listener>, servi
             tracing::warn!(from, "too many peer connections: closing the newest");
             continue;
         }
-        let service = service.clone();
         let introduced = Arc::new(AtomicBool::new(false));
-        let known = introduced.clone();
-        let handle = connections.spawn(async move {
-            if let Err(error) = serve_connection(opening, service, &known).await
-                && error.kind() != io::ErrorKind::UnexpectedEof
-            {
-                tracing::debug!(from, %error, "peer connection ended");
-            }
-        });
-        strangers.add(handle, introduced);
+        let caller =
+            Caller { from, service: service.clone(), requests: requests.clone(), introduced: introduced.clone() };
+        strangers.add(connections.spawn(caller.run(opening)), introduced);
+    }
+}
+
+/// Requests that are being handled. One that has begun goes on when its connection breaks, since half of it may be done; all
+/// of them end with the listener.
+#[derive(Default)]
+struct Requests(Mutex<JoinSet<()>>);
+
+impl Requests {
+    fn spawn(&self, request: impl Future<Output = ()> + Send + 'static) {
+        let mut running = self.0.lock();
+        // Those that have ended are not kept.
+        while running.try_join_next().is_some() {}
+        running.spawn(request);
+    }
+}
+
+/// One request that is being handled. Ends when it is answered, or with [`Requests`].
+struct Handling<S> {
+    service: Arc<S>,
+    responses: mpsc::Sender<pb::Response>,
+    id: u64,
+    group: GroupId,
+    ask: Ask,
+    _slot: OwnedSemaphorePermit,
+}
+
+impl<S: PeerService> Handling<S> {
+    async fn run(self) {
+        let kind = self.service.handle(self.group, self.ask).await;
+        // The connection may be gone.
+        let _ = self.responses.send(pb::Response { id: self.id, kind: Some(kind) }).await;
+    }
+}
+
+/// One accepted connection. Ends when either side closes it, or with the listener.
+struct Caller<S> {
+    from: String,
+    service: Arc<S>,
+    requests: Arc<Requests>,
+    introduced: Arc<AtomicBool>,
+}
+
+impl<S: PeerService> Caller<S> {
+    async fn run(self, opening: BoxFuture<io::Result<Box<dyn ByteStream>>>) {
+        let outcome = serve_connection(opening, self.service, self.requests, &self.introduced).await;
+        if let Err(error) = outcome
+            && error.kind() != io::ErrorKind::UnexpectedEof
+        {
+            tracing::debug!(from = self.from, %error, "peer connection ended");
+        }
     }
 }
 
@@ -128,6 +174,7 @@ impl Strangers {
 async fn serve_connection<S: PeerService>(
     opening: BoxFuture<io::Result<Box<dyn ByteStream>>>,
     service: Arc<S>,
+    requests: Arc<Requests>,
     introduced: &AtomicBool,
 ) -> io::Result<()> {
     let (mut reader, mut write, hello) = tokio::time::timeout(HELLO_TIMEOUT, async {
@@ -155,6 +202,7 @@ async fn serve_connection<S: PeerService>(
     let writer = tokio::spawn(write_responses(write, receiver, traffic.clone()));
     let mut session = Session {
         service,
+        requests,
         traffic,
         responses,
         appends: HashMap::new(),
@@ -172,6 +220,7 @@ async fn serve_connection<S: PeerService>(
 /// One accepted connection.
 struct Session<S: PeerService> {
     service: Arc<S>,
+    requests: Arc<Requests>,
     traffic: Arc<Traffic>,
     responses: mpsc::Sender<pb::Response>,
     appends: HashMap<u32, mpsc::Sender<(u64, pb::Append)>>,
@@ -254,14 +303,9 @@ impl<S: PeerService> Session<S> {
     }
 
     async fn spawn(&mut self, id: u64, group: GroupId, ask: Ask) -> io::Result<()> {
-        let permit = self.slots.clone().acquire_owned().await.map_err(io::Error::other)?;
+        let slot = self.slots.clone().acquire_owned().await.map_err(io::Error::other)?;
         let (service, responses) = (self.service.clone(), self.responses.clone());
-        tokio::spawn(async move {
-            let kind = service.handle(group, ask).await;
-            // The connection may be gone.
-            let _ = responses.send(pb::Response { id, kind: Some(kind) }).await;
-            drop(permit);
-        });
+        self.requests.spawn(Handling { service, responses, id, group, ask, _slot: slot }.run());
         Ok(())
     }
 

@@ -225,12 +225,10 @@ impl RaftNetworkV2<Types> for Network {
             to_node_id: *request.to_node_id(),
             last_log_id: request.last_log_id().map(codec::log_id_to_pb),
         });
-        match self.call(ask, self.timeout).await? {
-            Answer::TransferLeader(reply) if reply.error.is_empty() => Ok(Ok(())),
-            // The caller only logs it: the target did not take it up, and the leader goes on.
-            Answer::TransferLeader(reply) => Err(network_error(reply.error)),
-            _ => Err(self.wrong_answer("a leader transfer")),
-        }
+        let answer = self.call(ask, self.timeout).await?;
+        let Answer::TransferLeader(reply) = answer else { return Err(self.wrong_answer("a leader transfer")) };
+        // The caller only logs an error: the target did not take it up, and the leader goes on.
+        if reply.error.is_empty() { Ok(Ok(())) } else { Err(network_error(reply.error)) }
     }
 
     fn backoff(&self) -> Option<Backoff> {
@@ -268,12 +266,11 @@ impl Network {
             tokio::task::yield_now().await;
         }
         let end = Ask::SnapshotEnd(pb::SnapshotEnd { records: sent });
-        match connection.call(self.group, end, SNAPSHOT_CHUNK_TIMEOUT * 4).await.map_err(rpc_error)? {
-            Answer::Snapshot(pb::SnapshotReply { vote: Some(vote) }) => {
-                Ok(SnapshotResponse::new(codec::vote_from_pb(vote)))
-            }
-            _ => Err(self.wrong_answer("a snapshot")),
-        }
+        let answer = connection.call(self.group, end, SNAPSHOT_CHUNK_TIMEOUT * 4).await.map_err(rpc_error)?;
+        let Answer::Snapshot(pb::SnapshotReply { vote: Some(vote) }) = answer else {
+            return Err(self.wrong_answer("a snapshot"));
+        };
+        Ok(SnapshotResponse::new(codec::vote_from_pb(vote)))
     }
 }
 
