@@ -293,3 +293,32 @@ async fn a_member_that_joins_believes_no_member_that_lags() {
         node.shutdown().await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_lost_its_engine_says_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut configs = configs(dir.path(), &[EngineKind::Redb]);
+    configs[0].wal_keep_bytes = 64 << 10;
+    let node = start(&configs).await.remove(0);
+    let value = "v".repeat(64 << 10);
+    // Until the log does not reach back to the beginning any more.
+    let log = configs[0].data_dir.join("wal").join(format!("{:016x}.wal", 1));
+    let begun = std::time::Instant::now();
+    while log.exists() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "the log is never purged");
+        node.put(put("k", &value)).await.unwrap();
+    }
+    node.shutdown().await;
+    drop(node);
+    std::fs::remove_file(configs[0].data_dir.join("engine.redb")).unwrap();
+    let Err(Error::Fatal(text)) = Node::start(configs[0].clone()).await else { panic!("it starts") };
+    for words in [
+        "the log begins after entry",
+        "but the storage engine has nothing after entry 0: its files were lost",
+        "`quorate member remove`",
+        "`quorate member add`",
+        "--initial-cluster-state existing",
+    ] {
+        assert!(text.contains(words), "{words}: {text}");
+    }
+}
