@@ -109,7 +109,8 @@ impl Error {
 
     /// The user lacks a permission.
     pub fn is_permission_denied(&self) -> bool {
-        self.code() == Some(Code::PermissionDenied)
+        // Locks and elections lose the code.
+        self.code() == Some(Code::PermissionDenied) || self.is_rejected_with(text::PERMISSION_DENIED)
     }
 
     /// A write that may or may not have been applied.

@@ -2,7 +2,8 @@
 //! moved, never copied.
 
 use crate::status::rejected;
-use quorate_core::auth::{Access, Permission, Role};
+use bytes::Bytes;
+use quorate_core::auth::{Access, Permission, ROOT_ROLE, Role};
 use quorate_core::{
     Alarm, AlarmKind, Change, ClusterId, Compare, CompareResult, CompareTarget, DeleteRange, KeyRange, KeyValue,
     LeaseId, MemberId, Op, OpReply, Put, RangeReply, RangeRequest, Rejection, Revision, SortOrder, SortTarget, Term,
@@ -109,7 +110,7 @@ fn compare(compare: pb::Compare) -> Result<Compare, Status> {
         (Ok(Target::Mod), Some(Value::ModRevision(revision))) => CompareTarget::Mod(Revision::new(revision)),
         (Ok(Target::Mod), _) => CompareTarget::Mod(Revision::ZERO),
         (Ok(Target::Value), Some(Value::Value(value))) => CompareTarget::Value(value),
-        (Ok(Target::Value), _) => CompareTarget::Value(bytes::Bytes::new()),
+        (Ok(Target::Value), _) => CompareTarget::Value(Bytes::new()),
         (Ok(Target::Lease), Some(Value::Lease(lease))) => CompareTarget::Lease(LeaseId::new(lease)),
         (Ok(Target::Lease), _) => CompareTarget::Lease(LeaseId::NONE),
         (Err(_), _) => return Ok(compare_unknown(range, compare.result == Wire::Equal as i32 || unknown_result)),
@@ -140,7 +141,7 @@ pub fn watch_create(request: pb::WatchCreateRequest) -> WatchCreate {
     use pb::watch_create_request::FilterType;
     let has = |filter: FilterType| request.filters.contains(&(filter as i32));
     let (no_put, no_delete) = (has(FilterType::Noput), has(FilterType::Nodelete));
-    let key = if request.key.is_empty() { bytes::Bytes::from_static(b"\0") } else { request.key };
+    let key = if request.key.is_empty() { Bytes::from_static(b"\0") } else { request.key };
     WatchCreate {
         watch_id: request.watch_id,
         range: KeyRange::from_wire(key, request.range_end),
@@ -330,8 +331,12 @@ pub fn permission(permission: authpb::Permission) -> Result<Permission, Status> 
     Ok(Permission { range: KeyRange::from_wire(permission.key, permission.range_end), access })
 }
 
-/// What a role may do. As in etcd, nothing is said of what the role root may do by its name.
-pub fn permissions(role: &Role) -> Vec<authpb::Permission> {
+/// What a role may do. What the role root was given does not matter: as in etcd 3.6 it is shown with what it may do.
+pub fn permissions(name: &str, role: &Role) -> Vec<authpb::Permission> {
+    if name == ROOT_ROLE {
+        let kind = authpb::permission::Type::Readwrite;
+        return vec![authpb::Permission { perm_type: kind as i32, key: Bytes::new(), range_end: b"\0"[..].into() }];
+    }
     role.permissions.iter().map(permission_to_wire).collect()
 }
 

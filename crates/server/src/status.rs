@@ -38,6 +38,12 @@ pub fn status(error: &Error) -> Status {
     Status::new(code, error.to_string())
 }
 
+/// The answer to a request of a lock or an election whose inner request failed: etcd's services for these are clients of
+/// their own server, and its codes are lost on the way.
+pub fn unknown(inner: Status) -> Status {
+    Status::unknown(inner.message())
+}
+
 /// The answer to a request that the state machine or a check refused.
 pub fn rejected(rejection: Rejection) -> Status {
     let code = match rejection {

@@ -151,6 +151,14 @@ impl Method {
         )
     }
 
+    /// Whether it is a recipe of etcd's clients, carried out here in the client's name.
+    pub const fn is_recipe(self) -> bool {
+        matches!(
+            self,
+            Self::Lock | Self::Unlock | Self::Campaign | Self::Proclaim | Self::Leader | Self::Observe | Self::Resign
+        )
+    }
+
     /// Whether the answer waits for what other clients do: it says nothing of the server that it takes long.
     pub const fn waits_for_clients(self) -> bool {
         matches!(self, Self::Lock | Self::Campaign)

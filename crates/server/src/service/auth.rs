@@ -43,10 +43,11 @@ pub async fn authenticate(
     client: &Client,
     request: pb::AuthenticateRequest,
 ) -> Result<pb::AuthenticateResponse, Status> {
-    if !client.system.auth().enabled() {
+    // Whoever has just turned it on through another member must be able to log in here.
+    let auth = client.system.auth_linearizable().await.map_err(|error| status(&error))?;
+    if !auth.body.enabled() {
         return Err(rejected(Rejection::AuthNotEnabled));
     }
-    client.system.auth_linearizable().await.map_err(|error| status(&error))?;
     let mut outcome = Err(Error::Rejected(Rejection::AuthOldRevision));
     for _ in 0..LOGIN_ATTEMPTS {
         outcome = login(client, &request).await?;
@@ -174,7 +175,7 @@ pub async fn role_get(client: &Client, request: pb::AuthRoleGetRequest) -> Resul
     match answer.body.roles().get(&request.role) {
         Some(role) => Ok(pb::AuthRoleGetResponse {
             header: Some(convert::header(answer.header)),
-            perm: convert::permissions(role),
+            perm: convert::permissions(&request.role, role),
         }),
         None => Err(rejected(Rejection::RoleNotFound)),
     }

@@ -1,11 +1,12 @@
 //! The Election service: whoever has the oldest key below the election's name leads, and its value is what it says of
 //! itself.
 
-use super::recipe::{Place, Watch, created_at, oldest, op, range_of, rewrite, session, unknown};
+use super::recipe::{Place, Watch, created_at, oldest, op, range_of, rewrite, session};
 use super::{Answers, Outbox, body, kv};
 use crate::client::Client;
 use crate::convert;
 use crate::grpc::{Body, Session, end};
+use crate::status::unknown;
 use bytes::Bytes;
 use pb::request_op::Request;
 use quorate_core::{Change, KeyRange, Record, Rejection};

@@ -1,8 +1,9 @@
 //! The Lock service: a lock is a name, and whoever has the oldest key below it holds it.
 
 use super::kv;
-use super::recipe::{Place, unknown};
+use super::recipe::Place;
 use crate::client::Client;
+use crate::status::unknown;
 use bytes::Bytes;
 use quorate_proto::etcdserverpb as pb;
 use quorate_proto::v3lockpb::{LockRequest, LockResponse, UnlockRequest, UnlockResponse};

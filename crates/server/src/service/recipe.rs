@@ -43,11 +43,6 @@ const WITHDRAWAL_TIMEOUT: Duration = Duration::from_secs(120);
 /// What is left of it when the server stops.
 const WITHDRAWAL_TIMEOUT_STOPPING: Duration = Duration::from_secs(1);
 
-/// Everything that goes wrong inside has gRPC's code Unknown, as in etcd, whose services are clients of their own server.
-pub fn unknown(status: Status) -> Status {
-    Status::unknown(status.message())
-}
-
 /// The keys below a name: the prefix and its end.
 pub fn range_of(name: &[u8]) -> (Bytes, Bytes) {
     // '0' follows '/'.

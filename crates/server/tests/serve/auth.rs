@@ -129,7 +129,7 @@ async fn locks_are_taken_in_the_callers_name() {
     assert_eq!(outcome(locks.lock(with(Some(&ann), lock("a/lock"))).await), "ok");
     assert_eq!(outcome(locks.lock(with(Some(&ann), lock("b"))).await), "2 etcdserver: permission denied");
     assert_eq!(outcome(locks.lock(with(Some(&bob), lock("a/lock"))).await), "2 etcdserver: permission denied");
-    assert_eq!(outcome(locks.lock(with(None, lock("a/lock"))).await), NO_NAME);
+    assert_eq!(outcome(locks.lock(with(None, lock("a/lock"))).await), "2 etcdserver: user name is empty");
     server.server.shutdown().await;
 }
 
