@@ -5,6 +5,7 @@
 //! - [`secure`] starts members that speak TLS, each with certificates of its own.
 //! - [`engines`] says which storage engines they run on; `engine_tests!` runs a test on several sets of them.
 //! - [`client`] speaks etcd's API to one chosen member; [`load`] keeps many clients busy and writes down what each saw.
+//! - [`http`] asks as browsers and `curl` do.
 //! - [`history`] holds what they saw, and [`checker`] decides whether a linearizable store can have answered so.
 //! - [`manual`] has the recipes of the operations guide.
 //! - [`quorate`] runs the command line of the binary under test, where that is not etcd.
@@ -19,6 +20,7 @@ pub mod cluster;
 pub mod disk;
 pub mod engines;
 pub mod history;
+pub mod http;
 pub mod load;
 pub mod manual;
 pub mod network;
