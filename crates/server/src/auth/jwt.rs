@@ -1,15 +1,17 @@
-//! JSON Web Tokens: signed by one algorithm, and read by that one alone, whatever a token says of itself.
+//! JSON Web Tokens (RFC 7519): signed by one algorithm, and read by that one alone, whatever a token says of itself.
 //!
 //! Claims are etcd's: `username`, `revision` (of users and roles when it was signed) and `exp`. Nothing is kept of a token, so
 //! none can be taken back; but it counts no more than a name that was proven at its revision: for keys not after any change
 //! of users and roles, for nothing after a change of the user's password.
 
+use super::signature::{Algorithm, Signer, Verifier};
 use crate::StartError;
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, get_current_timestamp};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use quorate_core::Caller;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tonic::Status;
 
 /// How long a token lives, if it is not said.
@@ -19,8 +21,9 @@ const TTL_DEFAULT: Duration = Duration::from_secs(300);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JwtOptions {
     /// The one algorithm.
-    pub algorithm: Algorithm,
-    /// Who has only this one reads tokens and gives none. (Not for HS*: there the private key does both.)
+    pub algorithm: &'static Algorithm,
+    /// Who has only this one reads tokens and gives none. It may be missing beside the private key, which has it in it; for HS*
+    /// there is none.
     pub public_key: Option<PathBuf>,
     /// Signs.
     pub private_key: Option<PathBuf>,
@@ -38,7 +41,9 @@ impl JwtOptions {
         for option in text.split(',') {
             let (name, value) = option.split_once('=').ok_or_else(|| format!("{option:?} is not name=value"))?;
             match name {
-                "sign-method" => algorithm = Some(parse_algorithm(value)?),
+                "sign-method" => {
+                    algorithm = Some(Algorithm::find(value).map_err(|error| format!("sign-method: {error}"))?)
+                }
                 "pub-key" => public_key = Some(PathBuf::from(value)),
                 "priv-key" => private_key = Some(PathBuf::from(value)),
                 "ttl" => {
@@ -50,43 +55,40 @@ impl JwtOptions {
             }
         }
         let algorithm = algorithm.ok_or("sign-method is missing")?;
-        if is_symmetric(algorithm) {
-            if private_key.is_none() {
-                return Err("priv-key is missing: the file with the secret".into());
-            }
-        } else if public_key.is_none() {
-            return Err("pub-key is missing: the file with the public key in PEM".into());
+        if private_key.is_none() && (algorithm.is_symmetric() || public_key.is_none()) {
+            let missing = if algorithm.is_symmetric() { "priv-key" } else { "pub-key and priv-key" };
+            return Err(format!("{missing}: a file with a key is missing"));
         }
         Ok(Self { algorithm, public_key, private_key, ttl })
     }
 }
 
-fn parse_algorithm(name: &str) -> Result<Algorithm, String> {
-    if name == "ES512" {
-        return Err("sign-method: ES512 is not there; use ES256, ES384 or EdDSA".into());
-    }
-    name.parse().map_err(|_| {
-        format!("sign-method: {name:?} is not one of RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, EdDSA, HS256, HS384, HS512")
-    })
-}
-
-const fn is_symmetric(algorithm: Algorithm) -> bool {
-    matches!(algorithm, Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512)
-}
-
 #[derive(Serialize, Deserialize)]
+struct Header<'a> {
+    alg: &'a str,
+    typ: Option<&'a str>,
+    /// Extensions that whoever reads the token must know. None is known here.
+    #[serde(skip_serializing)]
+    crit: Option<serde::de::IgnoredAny>,
+}
+
+#[derive(Deserialize)]
 struct Claims {
     username: String,
     revision: u64,
-    exp: u64,
+    /// Seconds since 1970, as all times here. (The RFC allows fractions.)
+    exp: f64,
+    /// Not before.
+    nbf: Option<f64>,
 }
 
 /// Signs and reads tokens.
 pub struct Jwt {
-    header: Header,
-    validation: Validation,
-    signs: Option<EncodingKey>,
-    reads: DecodingKey,
+    algorithm: &'static Algorithm,
+    /// What every token begins with that is signed here: its header, and a dot.
+    prefix: String,
+    signer: Option<Signer>,
+    verifier: Verifier,
     ttl: Duration,
 }
 
@@ -94,31 +96,27 @@ impl Jwt {
     /// Reads the keys.
     ///
     /// # Errors
-    /// A file that cannot be read, or whose key does not fit the algorithm.
+    /// A file that cannot be read, or whose key does not fit the algorithm; keys that do not belong together.
     pub fn load(options: &JwtOptions) -> Result<Self, StartError> {
         let algorithm = options.algorithm;
-        let private =
-            options.private_key.as_deref().map(|path| Ok::<_, StartError>((path, read(path)?))).transpose()?;
-        let public = options.public_key.as_deref().map(|path| Ok::<_, StartError>((path, read(path)?))).transpose()?;
-        let unfit = |path: &Path| {
-            StartError::config(format!(
-                "--auth-token: {} does not hold a key for {algorithm:?} in PEM (a private EC or Ed25519 key in PKCS#8: \
-                 `openssl pkcs8 -topk8 -nocrypt`)",
-                path.display()
-            ))
+        let unfit = |path: &Path, kind: &str| {
+            let (path, name) = (path.display(), algorithm.name);
+            StartError::config(format!("--auth-token: {path} does not hold a {kind} key for {name} in PEM"))
         };
-        let signs = match &private {
-            Some((path, key)) => Some(encoding_key(algorithm, key).ok_or_else(|| unfit(path))?),
+        let signer = match &options.private_key {
+            Some(path) => Some(algorithm.signer(&read(path)?).ok_or_else(|| unfit(path, "private"))?),
             None => None,
         };
-        let (path, key) = if is_symmetric(algorithm) { &private } else { &public }
-            .as_ref()
-            .ok_or_else(|| StartError::config("--auth-token: the key that reads tokens is missing"))?;
-        let reads = decoding_key(algorithm, key).ok_or_else(|| unfit(path))?;
-        let mut validation = Validation::new(algorithm);
-        validation.leeway = 0;
-        validation.validate_aud = false;
-        let jwt = Self { header: Header::new(algorithm), validation, signs, reads, ttl: options.ttl };
+        let public = options.public_key.as_deref().filter(|_| !algorithm.is_symmetric());
+        let verifier = match public {
+            Some(path) => Some(algorithm.verifier(&read(path)?).ok_or_else(|| unfit(path, "public"))?),
+            None => signer.as_ref().and_then(|signer| algorithm.verifier_of(signer)),
+        };
+        let verifier =
+            verifier.ok_or_else(|| StartError::config("--auth-token: the key that reads tokens is missing"))?;
+        let header = Header { alg: algorithm.name, typ: Some("JWT"), crit: None };
+        let prefix = format!("{}.", encode(&header).map_err(|error| StartError::config(error.to_string()))?);
+        let jwt = Self { algorithm, prefix, signer, verifier, ttl: options.ttl };
         // Keys that do not belong together would give tokens that nobody can read.
         match jwt.sign("", 1) {
             Ok(token) if jwt.caller(&token).is_none() => {
@@ -133,18 +131,43 @@ impl Jwt {
     /// # Errors
     /// There is no key that signs; the text is etcd's.
     pub fn sign(&self, user: &str, revision: u64) -> Result<String, Status> {
-        let Some(key) = &self.signs else {
+        let Some(signer) = &self.signer else {
             return Err(Status::unknown("auth: token signing attempted with verify-only key"));
         };
-        let claims = Claims { username: user.to_owned(), revision, exp: get_current_timestamp() + self.ttl.as_secs() };
-        jsonwebtoken::encode(&self.header, &claims, key).map_err(|error| Status::internal(error.to_string()))
+        let exp = (now() + self.ttl).as_secs();
+        let claims = serde_json::json!({ "exp": exp, "revision": revision, "username": user });
+        let claims = encode(&claims).map_err(|error| Status::internal(error.to_string()))?;
+        let signed = format!("{}{claims}", self.prefix);
+        let signature = signer.sign(signed.as_bytes()).ok_or_else(|| Status::internal("auth: signing failed"))?;
+        Ok(format!("{signed}.{}", BASE64.encode(signature)))
     }
 
     /// Whom a token names; `None` if it does not hold.
     pub fn caller(&self, token: &str) -> Option<Caller> {
-        let claims = jsonwebtoken::decode::<Claims>(token, &self.reads, &self.validation).ok()?.claims;
-        Some(Caller::User { name: claims.username.into(), auth_revision: claims.revision })
+        let (signed, signature) = token.rsplit_once('.')?;
+        let (header, claims) = signed.split_once('.')?;
+        let header_json = BASE64.decode(header).ok()?;
+        let header: Header<'_> = serde_json::from_slice(&header_json).ok()?;
+        if header.alg != self.algorithm.name || header.crit.is_some() {
+            return None;
+        }
+        if !self.verifier.verify(signed.as_bytes(), &BASE64.decode(signature).ok()?) {
+            return None;
+        }
+        let claims: Claims = serde_json::from_slice(&BASE64.decode(claims).ok()?).ok()?;
+        let now = now().as_secs_f64();
+        // Written so that what is no number is no time in which it holds.
+        let holds = claims.exp > now && claims.nbf.is_none_or(|start| start <= now);
+        holds.then(|| Caller::User { name: claims.username.into(), auth_revision: claims.revision })
     }
+}
+
+fn encode(json: &impl Serialize) -> serde_json::Result<String> {
+    Ok(BASE64.encode(serde_json::to_vec(json)?))
+}
+
+fn now() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, StartError> {
@@ -152,41 +175,13 @@ fn read(path: &Path) -> Result<Vec<u8>, StartError> {
         .map_err(|error| StartError::config(format!("--auth-token: cannot read {}: {error}", path.display())))
 }
 
-fn encoding_key(algorithm: Algorithm, key: &[u8]) -> Option<EncodingKey> {
-    match algorithm {
-        Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512 => Some(EncodingKey::from_secret(key)),
-        Algorithm::RS256
-        | Algorithm::RS384
-        | Algorithm::RS512
-        | Algorithm::PS256
-        | Algorithm::PS384
-        | Algorithm::PS512 => EncodingKey::from_rsa_pem(key).ok(),
-        Algorithm::ES256 | Algorithm::ES384 => EncodingKey::from_ec_pem(key).ok(),
-        Algorithm::EdDSA => EncodingKey::from_ed_pem(key).ok(),
-        // The library may come to know more.
-        _ => None,
-    }
-}
-
-fn decoding_key(algorithm: Algorithm, key: &[u8]) -> Option<DecodingKey> {
-    match algorithm {
-        Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512 => Some(DecodingKey::from_secret(key)),
-        Algorithm::RS256
-        | Algorithm::RS384
-        | Algorithm::RS512
-        | Algorithm::PS256
-        | Algorithm::PS384
-        | Algorithm::PS512 => DecodingKey::from_rsa_pem(key).ok(),
-        Algorithm::ES256 | Algorithm::ES384 => DecodingKey::from_ec_pem(key).ok(),
-        Algorithm::EdDSA => DecodingKey::from_ed_pem(key).ok(),
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PKCS_RSA_SHA256};
+    use rcgen::{
+        CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ECDSA_P521_SHA512,
+        PKCS_ED25519, PKCS_RSA_SHA256,
+    };
 
     fn parse(text: &str) -> Result<JwtOptions, String> {
         JwtOptions::parse(text, |text| text.strip_suffix('s')?.parse().ok().map(Duration::from_secs))
@@ -204,6 +199,7 @@ mod tests {
             (KeyPair::generate_for(&PKCS_RSA_SHA256), &["RS256", "RS384", "RS512", "PS256", "PS384", "PS512"][..]),
             (KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256), &["ES256"]),
             (KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384), &["ES384"]),
+            (KeyPair::generate_for(&PKCS_ECDSA_P521_SHA512), &["ES512"]),
             (KeyPair::generate_for(&PKCS_ED25519), &["EdDSA"]),
         ] {
             let key = key.unwrap();
@@ -218,6 +214,14 @@ mod tests {
                 let token = jwt.sign("ann", 7).unwrap();
                 assert_eq!(reader.caller(&token), caller("ann", 7), "{method}");
                 assert!(reader.sign("ann", 7).unwrap_err().message().contains("verify-only"));
+                // The private key alone does as well, and so does the key in a certificate.
+                let alone = parse(&format!("priv-key={},sign-method={method}", private.display())).unwrap();
+                assert_eq!(Jwt::load(&alone).unwrap().caller(&token), caller("ann", 7), "{method}");
+                let certificate = dir.path().join("certificate");
+                let signed = CertificateParams::new(vec!["a".to_owned()]).unwrap().self_signed(&key).unwrap();
+                std::fs::write(&certificate, signed.pem()).unwrap();
+                let shown = parse(&format!("pub-key={},sign-method={method}", certificate.display())).unwrap();
+                assert_eq!(Jwt::load(&shown).unwrap().caller(&token), caller("ann", 7), "{method}");
                 // What was signed in another way is not read, though the key may be the same.
                 assert!(readers.iter().all(|other: &Jwt| other.caller(&token).is_none()), "{method}");
                 readers.push(reader);
@@ -253,14 +257,30 @@ mod tests {
         for (text, expected) in [
             ("", "is not name=value"),
             ("pub-key=a", "sign-method is missing"),
-            ("sign-method=RS256,priv-key=a", "pub-key is missing"),
-            ("sign-method=HS256,pub-key=a", "priv-key is missing"),
+            ("sign-method=RS256", "pub-key and priv-key: a file with a key is missing"),
+            ("sign-method=HS256,pub-key=a", "priv-key: a file with a key is missing"),
             ("sign-method=none,pub-key=a", "is not one of RS256"),
-            ("sign-method=ES512,pub-key=a", "ES512 is not there"),
             ("sign-method=RS256,pub-key=a,ttl=0s", "is not a duration"),
             ("sign-method=RS256,pub-key=a,colour=red", "is not one of pub-key"),
         ] {
             let error = parse(text).unwrap_err();
+            assert!(error.contains(expected), "{text}: {error}");
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let key = |name: &str, text: String| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path.display().to_string()
+        };
+        let (one, other) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
+        let (one, other) = (key("one", one.serialize_pem()), key("other", other.public_key_pem()));
+        for (text, expected) in [
+            (format!("sign-method=ES256,priv-key={one},pub-key={other}"), "do not belong together"),
+            (format!("sign-method=ES512,priv-key={one}"), "does not hold a private key for ES512"),
+            (format!("sign-method=EdDSA,pub-key={other}"), "does not hold a public key for EdDSA"),
+            (format!("sign-method=ES256,pub-key={one}"), "does not hold a public key for ES256"),
+        ] {
+            let error = Jwt::load(&parse(&text).unwrap()).err().unwrap().to_string();
             assert!(error.contains(expected), "{text}: {error}");
         }
         let missing = parse("pub-key=/nowhere/a,sign-method=RS256").unwrap();

@@ -3,6 +3,7 @@
 
 mod jwt;
 mod passwords;
+mod signature;
 mod tokens;
 
 use crate::connection::Connection;
