@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use crate::endpoints::{Endpoint, url_of};
+use crate::endpoints::{Address, Endpoint};
 use crate::transport::Transport;
 use crate::watch::HubSender;
 use crate::{ConnectOptions, Error};
@@ -47,7 +47,7 @@ impl Client {
     /// [`Error::InvalidArgument`] for an unusable endpoint.
     pub fn at(&self, endpoint: &str) -> Result<Self, Error> {
         let tls = &self.transport.tls;
-        let url = url_of(endpoint, tls.is_wanted())?;
+        let url = Address::parse(endpoint, tls.is_wanted())?.shown;
         let known = self.transport.endpoints.iter().find(|known| known.url == url).cloned();
         let endpoint = match known {
             Some(endpoint) => endpoint,

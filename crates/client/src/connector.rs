@@ -1,10 +1,11 @@
-//! Opens connections: over TCP, with TLS for `https`.
+//! Opens connections: over TCP, or over a socket in the file system, with TLS for `https` and `unixs`.
 //!
 //! Knows hosts and ports, not what is said. Guarantees that a server which speaks TLS where this side does not, or the
 //! other way round, is told of in so many words.
 
 use std::future::Future;
 use std::io;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
@@ -14,9 +15,10 @@ use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use quorate_tls::ClientStream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tower_service::Service;
 
+use crate::endpoints::Address;
 use crate::error::is_refusal;
 use crate::{Error, TlsOptions};
 
@@ -59,10 +61,10 @@ impl Tls {
         Ok(self.client.get_or_init(|| client).clone())
     }
 
-    /// What opens connections to an endpoint with this URL, and notes there why the server refuses them.
-    pub(crate) fn connector(&self, url: &str, refusal: Refusal) -> Result<Connector, Error> {
-        let tls = url.starts_with("https://").then(|| self.client()).transpose()?;
-        Ok(Connector { tls, refusal })
+    /// What opens connections to an endpoint, and notes there why the server refuses them.
+    pub(crate) fn connector(&self, address: &Address, refusal: Refusal) -> Result<Connector, Error> {
+        let tls = address.tls.then(|| self.client()).transpose()?;
+        Ok(Connector { tls, socket: address.socket.clone(), refusal })
     }
 }
 
@@ -91,7 +93,31 @@ impl Refusal {
 #[derive(Debug, Clone)]
 pub(crate) struct Connector {
     tls: Option<quorate_tls::Client>,
+    /// A socket in the file system, in place of host and port.
+    socket: Option<PathBuf>,
     refusal: Refusal,
+}
+
+impl Connector {
+    async fn open(self, uri: Uri) -> io::Result<Stream> {
+        let Self { tls, socket, refusal } = self;
+        let host = uri.host().ok_or_else(|| io::Error::other("the endpoint names no host"))?;
+        let wire: Box<dyn Wire> = match socket {
+            Some(path) => Box::new(UnixStream::connect(path).await?),
+            None => {
+                let port = uri.port_u16().unwrap_or(if tls.is_some() { 443 } else { 80 });
+                let address = host.trim_start_matches('[').trim_end_matches(']');
+                let stream = TcpStream::connect((address, port)).await?;
+                stream.set_nodelay(true)?;
+                Box::new(stream)
+            }
+        };
+        let socket = match tls {
+            Some(tls) => Socket::Tls(Box::new(tls.connect(wire, host).await?)),
+            None => Socket::Plain { wire, host: host.into(), is_read: false },
+        };
+        Ok(Stream { socket, refusal })
+    }
 }
 
 impl Service<Uri> for Connector {
@@ -104,21 +130,16 @@ impl Service<Uri> for Connector {
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        let (tls, refusal) = (self.tls.clone(), self.refusal.clone());
-        Box::pin(async move {
-            let host = uri.host().ok_or_else(|| io::Error::other("the endpoint names no host"))?;
-            let port = uri.port_u16().unwrap_or(if tls.is_some() { 443 } else { 80 });
-            let address = host.trim_start_matches('[').trim_end_matches(']');
-            let stream = TcpStream::connect((address, port)).await?;
-            stream.set_nodelay(true)?;
-            let socket = match tls {
-                Some(tls) => Socket::Tls(Box::new(tls.connect(stream, host).await?)),
-                None => Socket::Plain { stream, host: host.into(), is_read: false },
-            };
-            Ok(TokioIo::new(Stream { socket, refusal }))
-        })
+        let connector = self.clone();
+        Box::pin(async move { connector.open(uri).await.map(TokioIo::new) })
     }
 }
+
+/// What bytes go over.
+trait Wire: AsyncRead + AsyncWrite + Send + Unpin + std::fmt::Debug {}
+
+impl Wire for TcpStream {}
+impl Wire for UnixStream {}
 
 /// A connection to a server.
 #[derive(Debug)]
@@ -129,8 +150,8 @@ pub(crate) struct Stream {
 
 #[derive(Debug)]
 enum Socket {
-    Plain { stream: TcpStream, host: Arc<str>, is_read: bool },
-    Tls(Box<ClientStream<TcpStream>>),
+    Plain { wire: Box<dyn Wire>, host: Arc<str>, is_read: bool },
+    Tls(Box<ClientStream<Box<dyn Wire>>>),
 }
 
 impl AsyncRead for Stream {
@@ -143,9 +164,9 @@ impl AsyncRead for Stream {
 impl Socket {
     fn poll_read(&mut self, context: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self {
-            Socket::Plain { stream, host, is_read } => {
+            Socket::Plain { wire, host, is_read } => {
                 let before = buf.filled().len();
-                ready!(Pin::new(stream).poll_read(context, buf))?;
+                ready!(Pin::new(wire).poll_read(context, buf))?;
                 let first = buf.filled().get(before);
                 if !std::mem::replace(is_read, true) && first == Some(&ALERT) {
                     let words = format!("{SPEAKS_TLS}: use https://{host}, or give --cacert");
@@ -161,21 +182,21 @@ impl Socket {
 impl AsyncWrite for Stream {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match &mut self.socket {
-            Socket::Plain { stream, .. } => Pin::new(stream).poll_write(context, bytes),
+            Socket::Plain { wire, .. } => Pin::new(wire).poll_write(context, bytes),
             Socket::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
         }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.socket {
-            Socket::Plain { stream, .. } => Pin::new(stream).poll_flush(context),
+            Socket::Plain { wire, .. } => Pin::new(wire).poll_flush(context),
             Socket::Tls(stream) => Pin::new(stream).poll_flush(context),
         }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.socket {
-            Socket::Plain { stream, .. } => Pin::new(stream).poll_shutdown(context),
+            Socket::Plain { wire, .. } => Pin::new(wire).poll_shutdown(context),
             Socket::Tls(stream) => Pin::new(stream).poll_shutdown(context),
         }
     }
@@ -186,14 +207,14 @@ impl AsyncWrite for Stream {
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match &mut self.socket {
-            Socket::Plain { stream, .. } => Pin::new(stream).poll_write_vectored(context, bytes),
+            Socket::Plain { wire, .. } => Pin::new(wire).poll_write_vectored(context, bytes),
             Socket::Tls(stream) => Pin::new(stream).poll_write_vectored(context, bytes),
         }
     }
 
     fn is_write_vectored(&self) -> bool {
         match &self.socket {
-            Socket::Plain { stream, .. } => stream.is_write_vectored(),
+            Socket::Plain { wire, .. } => wire.is_write_vectored(),
             Socket::Tls(stream) => stream.is_write_vectored(),
         }
     }

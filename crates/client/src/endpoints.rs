@@ -3,6 +3,7 @@
 //! Knows which endpoint failed when, not why and not what is sent. Guarantees that every endpoint is tried again some
 //! time, and that one is always offered as long as any has not been tried in this round.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -34,9 +35,9 @@ struct Health {
 
 impl Endpoint {
     pub(crate) fn new(address: &str, options: &ConnectOptions, tls: &Tls) -> Result<Self, Error> {
-        let url = url_of(address, tls.is_wanted())?;
+        let parsed = Address::parse(address, tls.is_wanted())?;
         let invalid = |e: &dyn std::fmt::Display| Error::InvalidArgument(format!("endpoint {address:?}: {e}"));
-        let endpoint = tonic::transport::Endpoint::from_shared(url.clone())
+        let endpoint = tonic::transport::Endpoint::from_shared(parsed.uri.clone())
             .map_err(|e| invalid(&e))?
             .connect_timeout(options.connect_timeout)
             .http2_keep_alive_interval(options.ping_interval)
@@ -44,9 +45,9 @@ impl Endpoint {
         let refusal = Refusal::default();
         let channel = match &options.connector {
             Some(connector) => connector(endpoint).map_err(|e| invalid(&e))?,
-            None => endpoint.connect_with_connector_lazy(tls.connector(&url, refusal.clone())?),
+            None => endpoint.connect_with_connector_lazy(tls.connector(&parsed, refusal.clone())?),
         };
-        Ok(Endpoint { url, channel, health: Mutex::default(), refusal })
+        Ok(Endpoint { url: parsed.shown, channel, health: Mutex::default(), refusal })
     }
 
     pub(crate) fn succeeded(&self) {
@@ -72,15 +73,51 @@ impl Endpoint {
     }
 }
 
-/// Adds the scheme that etcd's tools let people leave out: `https` if TLS is wanted.
-pub(crate) fn url_of(address: &str, tls_is_wanted: bool) -> Result<String, Error> {
-    let address = address.trim().trim_end_matches('/');
-    match address.split_once("://") {
-        _ if address.is_empty() => Err(Error::InvalidArgument("empty endpoint".into())),
-        None if tls_is_wanted => Ok(format!("https://{address}")),
-        None => Ok(format!("http://{address}")),
-        Some(("http" | "https", _)) => Ok(address.to_owned()),
-        Some((scheme, _)) => Err(Error::InvalidArgument(format!("endpoint {address:?}: unknown scheme {scheme:?}"))),
+/// Where an endpoint is.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Address {
+    /// As it is told to people.
+    pub(crate) shown: String,
+    /// What requests name. For a socket in the file system that is `localhost`, which is also the name that its certificate
+    /// must be for.
+    uri: String,
+    /// Whether TLS is spoken there.
+    pub(crate) tls: bool,
+    /// The socket in the file system, if it is one.
+    pub(crate) socket: Option<PathBuf>,
+}
+
+impl Address {
+    /// Reads an address in one of the forms that etcd's clients take: `host:port`, `http://host:port`, `https://host:port`,
+    /// `unix:path`, `unix://path`, and the same with `unixs`. Without a scheme, TLS is spoken if it is wanted. What follows
+    /// the port does not count.
+    pub(crate) fn parse(address: &str, tls_is_wanted: bool) -> Result<Address, Error> {
+        let address = address.trim();
+        let bad = |why: String| Error::InvalidArgument(format!("endpoint {address:?}: {why}"));
+        if address.is_empty() {
+            return Err(Error::InvalidArgument("empty endpoint".into()));
+        }
+        for (scheme, tls) in [("unix:", false), ("unixs:", true)] {
+            let Some(path) = address.strip_prefix(scheme) else { continue };
+            let path = path.strip_prefix("//").unwrap_or(path);
+            if path.is_empty() {
+                return Err(bad("it names no file".into()));
+            }
+            let uri = if tls { "https://localhost" } else { "http://localhost" }.to_owned();
+            return Ok(Address { shown: format!("{scheme}//{path}"), uri, tls, socket: Some(path.into()) });
+        }
+        let (tls, rest) = match address.split_once("://") {
+            None => (tls_is_wanted, address),
+            Some(("http", rest)) => (false, rest),
+            Some(("https", rest)) => (true, rest),
+            Some((scheme, _)) => return Err(bad(format!("unknown scheme {scheme:?}"))),
+        };
+        let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+        if authority.is_empty() {
+            return Err(bad("it names no host".into()));
+        }
+        let url = format!("{}://{authority}", if tls { "https" } else { "http" });
+        Ok(Address { shown: url.clone(), uri: url, tls, socket: None })
     }
 }
 
@@ -173,16 +210,33 @@ mod tests {
     }
 
     #[test]
-    fn addresses_get_a_scheme() {
+    fn addresses_are_read_as_etcds_clients_read_them() {
+        let parse = |address, tls| Address::parse(address, tls).unwrap();
         for (address, tls, expected) in [
             ("127.0.0.1:2379", false, "http://127.0.0.1:2379"),
             ("127.0.0.1:2379", true, "https://127.0.0.1:2379"),
             (" http://a:1/ ", true, "http://a:1"),
+            ("http://a:1/path?x#y", false, "http://a:1"),
             ("https://a:1", false, "https://a:1"),
+            ("[::1]:2379", false, "http://[::1]:2379"),
         ] {
-            assert_eq!(url_of(address, tls).unwrap(), expected);
+            let read = parse(address, tls);
+            assert_eq!((&*read.shown, &*read.uri, read.socket), (expected, expected, None));
+            assert_eq!(read.tls, expected.starts_with("https"));
         }
-        assert!(matches!(url_of("unix:///tmp/x", false), Err(Error::InvalidArgument(_))));
-        assert!(matches!(url_of("", true), Err(Error::InvalidArgument(_))));
+        for (address, shown, tls, path) in [
+            ("unix:///run/q.sock", "unix:///run/q.sock", false, "/run/q.sock"),
+            ("unixs:///run/q.sock", "unixs:///run/q.sock", true, "/run/q.sock"),
+            ("unix://q.sock", "unix://q.sock", false, "q.sock"),
+            ("unixs:q.sock", "unixs://q.sock", true, "q.sock"),
+            ("unix:/run/q.sock", "unix:///run/q.sock", false, "/run/q.sock"),
+        ] {
+            let read = parse(address, !tls);
+            assert_eq!((&*read.shown, read.tls, read.socket), (shown, tls, Some(path.into())), "{address}");
+            assert!(read.uri.ends_with("://localhost"));
+        }
+        for bad in ["", "  ", "unix:", "unixs://", "tcp://a:1", "http://", "http:///a"] {
+            assert!(matches!(Address::parse(bad, false), Err(Error::InvalidArgument(_))), "{bad}");
+        }
     }
 }

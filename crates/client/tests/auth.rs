@@ -15,7 +15,11 @@ use tokio::time::timeout;
 
 /// A server with authentication, where `app` may read and write `app/`. Returns the client of root too.
 async fn guarded(size: usize) -> Option<(Cluster, Client)> {
-    let cluster = Cluster::start(size).await?;
+    guarded_with(size, &[]).await
+}
+
+async fn guarded_with(size: usize, flags: &[&str]) -> Option<(Cluster, Client)> {
+    let cluster = Cluster::start_with(size, flags).await?;
     // Logging in where there is no authentication yet is no error.
     let root = cluster.client_with(ConnectOptions::new().user("root", "top")).await;
     let auth = root.auth();
@@ -104,4 +108,50 @@ async fn a_new_password_ends_the_sessions_of_the_old_one() {
     again.put("app/a", "2", None).await.unwrap();
     root.auth().auth_disable(AuthDisableRequest {}).await.unwrap();
     again.put("other", "2", None).await.unwrap();
+}
+
+/// Puts until it is done: a leader that goes leaves some outcomes unknown.
+async fn put_in_time(client: &Client, value: &str) {
+    let attempt = async {
+        while let Err(error) = client.put("app/a", value, None).await {
+            assert!(!matches!(error, Error::Rejected { .. }), "{error:?}");
+        }
+    };
+    timeout(Duration::from_secs(30), attempt).await.expect("the cluster serves again");
+}
+
+/// A token that ends by itself, a change of users, and a leader that goes: calls, watches and leases go on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_notices_that_a_token_expired_or_a_leader_went() {
+    let Some((mut cluster, root)) = guarded_with(3, &["--auth-token-ttl=1"]).await else { return };
+    let app = cluster.client_with(ConnectOptions::new().user("app", "secret")).await;
+    let mut watch = app.watch("app/a", None).await.unwrap();
+    let lease = app.lease_grant(20).await.unwrap();
+    let alive = app.lease_keep_alive(lease.id).await.unwrap();
+    app.put("app/lease", "held", PutOptions::new().lease(lease.id)).await.unwrap();
+    app.put("app/a", "1", None).await.unwrap();
+
+    // Streams that are open do not show their token again, so it ends.
+    tokio::time::sleep(Duration::from_millis(3500)).await;
+    app.put("app/a", "2", None).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(3500)).await;
+    let mut second = app.watch("app/b", None).await.unwrap();
+    app.put("app/b", "x", None).await.unwrap();
+    assert_eq!(second.next().await.unwrap().unwrap().events[0].kv.value, "x");
+
+    let request = AuthUserAddRequest { name: "more".into(), password: "x".into(), ..Default::default() };
+    root.auth().user_add(request).await.unwrap();
+    let leader = cluster.leader_seen_by(ConnectOptions::new().user("root", "top")).await;
+    cluster.kill(leader);
+    put_in_time(&app, "3").await;
+    let mut seen = Vec::new();
+    while seen.last().is_none_or(|value| *value != "3") {
+        let batch = timeout(Duration::from_secs(20), watch.next()).await.unwrap().unwrap().unwrap();
+        seen.extend(batch.events.into_iter().map(|event| event.kv.value));
+    }
+    // The last one may have been done more than once.
+    seen.dedup();
+    assert_eq!(seen, ["1", "2", "3"]);
+    assert!(alive.is_alive());
+    assert_eq!(app.get("app/lease", None).await.unwrap().kvs.len(), 1);
 }

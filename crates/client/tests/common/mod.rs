@@ -46,7 +46,13 @@ fn server_command() -> Option<Vec<String>> {
 impl Cluster {
     /// Starts a cluster and waits until every member answers and sees a leader. `None` if there is no server to test.
     pub async fn start(size: usize) -> Option<Cluster> {
-        let command = server_command()?;
+        Cluster::start_with(size, &[]).await
+    }
+
+    /// As [`start`](Self::start), with more flags.
+    pub async fn start_with(size: usize, flags: &[&str]) -> Option<Cluster> {
+        let mut command = server_command()?;
+        command.extend(flags.iter().map(|&flag| flag.to_owned()));
         let members = (0..size).map(|i| Member {
             name: format!("m{i}"),
             client_url: free_url(),
@@ -100,10 +106,15 @@ impl Cluster {
 
     /// The member that leads. All members must be running.
     pub async fn leader(&self) -> usize {
+        self.leader_seen_by(ConnectOptions::new()).await
+    }
+
+    /// As [`leader`](Self::leader), asked by somebody.
+    pub async fn leader_seen_by(&self, options: ConnectOptions) -> usize {
         let mut ids = Vec::new();
         let mut leader = 0;
         for url in self.urls() {
-            let client = Client::connect([url], ConnectOptions::new()).await.unwrap();
+            let client = Client::connect([url], options.clone()).await.unwrap();
             let status = client.maintenance().status(StatusRequest {}).await.unwrap();
             ids.push(status.header.unwrap().member_id);
             leader = status.leader;
