@@ -34,6 +34,10 @@ pub enum Error {
     /// Too much is under way; nothing was changed.
     #[error("etcdserver: too many requests")]
     TooManyRequests,
+    /// More bytes of writes are under way than [`Config::inflight_bytes_max`](crate::Config::inflight_bytes_max); nothing was
+    /// changed.
+    #[error("etcdserver: too many requests")]
+    TooManyProposalBytes,
     /// The node stops or has stopped.
     #[error("etcdserver: server stopped")]
     Stopped,

@@ -21,6 +21,7 @@ const TABLE: &[(u32, Error)] = &[
     (15, Error::UnhealthyCluster),
     (16, Error::BadLeaderTransferee),
     (17, Error::TimeoutWaitAppliedIndex),
+    (18, Error::TooManyProposalBytes),
 ];
 
 /// The member was removed.
@@ -34,6 +35,7 @@ pub(crate) fn to_code(error: &Error) -> u32 {
         | Error::LeaderChanged
         | Error::Timeout
         | Error::TooManyRequests
+        | Error::TooManyProposalBytes
         | Error::Stopped
         | Error::MemberExists
         | Error::PeerUrlExists

@@ -7,7 +7,10 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use tonic::Status;
 use tonic::metadata::MetadataValue;
 
-/// A bound of this front that refuses requests.
+/// The name of the metadata that names the option.
+const LIMIT: &str = "quorate-limit";
+
+/// A bound that refuses requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
     /// Requests and streams at a time.
@@ -16,11 +19,33 @@ pub enum Limit {
     InflightBytes,
     /// Leases that exist.
     Leases,
+    /// Bytes of one request.
+    RequestBytes,
+    /// Operations in one list of a transaction.
+    TxnOps,
+    /// Bytes of writes under way.
+    ProposalBytes,
+    /// Passwords that are hashed or verified, or wait for it.
+    LoginQueue,
+    /// Watchers of this member.
+    Watchers,
+    /// Watchers of one stream.
+    WatchersPerStream,
 }
 
 impl Limit {
     /// All of them, in the order of their discriminants.
-    pub const ALL: [Self; 3] = [Self::Requests, Self::InflightBytes, Self::Leases];
+    pub const ALL: [Self; 9] = [
+        Self::Requests,
+        Self::InflightBytes,
+        Self::Leases,
+        Self::RequestBytes,
+        Self::TxnOps,
+        Self::ProposalBytes,
+        Self::LoginQueue,
+        Self::Watchers,
+        Self::WatchersPerStream,
+    ];
 
     /// The option that sets it.
     pub const fn flag(self) -> &'static str {
@@ -28,14 +53,37 @@ impl Limit {
             Self::Requests => "max-concurrent-requests",
             Self::InflightBytes => "max-inflight-bytes",
             Self::Leases => "max-leases",
+            Self::RequestBytes => "max-request-bytes",
+            Self::TxnOps => "max-txn-ops",
+            Self::ProposalBytes => "max-proposal-bytes",
+            Self::LoginQueue => "max-login-queue",
+            Self::Watchers => "max-watchers",
+            Self::WatchersPerStream => "max-watchers-per-stream",
         }
     }
 
-    /// The refusal. Clients match on etcd's text, so that the option is named beside it, in the metadata `quorate-limit`.
+    /// The refusal of a request for which there is no place.
     pub fn refusal(self) -> Status {
-        let mut status = status(&quorate_node::Error::TooManyRequests);
-        status.metadata_mut().insert("quorate-limit", MetadataValue::from_static(self.flag()));
-        status
+        self.named_in(status(&quorate_node::Error::TooManyRequests))
+    }
+
+    /// A refusal that names the option. Clients match on etcd's text, so that it is beside the text, in the metadata.
+    pub fn named_in(self, mut refusal: Status) -> Status {
+        refusal.metadata_mut().insert(LIMIT, MetadataValue::from_static(self.flag()));
+        refusal
+    }
+
+    /// The one that a refusal names.
+    pub fn of(refusal: &Status) -> Option<Self> {
+        let flag = refusal.metadata().get(LIMIT)?;
+        Self::ALL.into_iter().find(|limit| *flag == limit.flag())
+    }
+
+    /// The one that refused a watcher, whose reason names the option.
+    pub fn of_watcher(reason: &str) -> Option<Self> {
+        [Self::Watchers, Self::WatchersPerStream]
+            .into_iter()
+            .find(|limit| reason.ends_with(&format!("(--{})", limit.flag())))
     }
 }
 
@@ -90,8 +138,13 @@ mod tests {
             let refusal = limit.refusal();
             assert_eq!(refusal.message(), "etcdserver: too many requests");
             assert_eq!(refusal.metadata().get("quorate-limit").unwrap(), limit.flag());
+            assert_eq!(Limit::of(&refusal), Some(limit));
             assert!(crate::config::flags::find(limit.flag()).is_some());
         }
+        assert_eq!(Limit::of(&Status::unavailable("etcdserver: no leader")), None);
+        let reason = "etcdserver: too many requests: too many watchers on this stream (--max-watchers-per-stream)";
+        assert_eq!(Limit::of_watcher(reason), Some(Limit::WatchersPerStream));
+        assert_eq!(Limit::of_watcher("mvcc: watcher range is empty"), None);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! One table: which gRPC code each failure has. The texts are the failures' own, byte for byte etcd's: clients match on
 //! them, and decide on the code whether to try again.
 
+use crate::limits::Limit;
 use quorate_core::Rejection;
 use quorate_node::Error;
 use tonic::{Code, Status};
@@ -28,6 +29,7 @@ pub fn status(error: &Error) -> Status {
         | Error::BadLeaderTransferee
         | Error::NotCapable => Code::FailedPrecondition,
         Error::TooManyRequests => Code::ResourceExhausted,
+        Error::TooManyProposalBytes => return Limit::ProposalBytes.refusal(),
         Error::MemberBadUrls => Code::InvalidArgument,
         Error::MemberNotFound => Code::NotFound,
         Error::LeaderTransferTimeout => Code::Unknown,
@@ -41,7 +43,7 @@ pub fn status(error: &Error) -> Status {
 /// The answer to a request of a lock or an election whose inner request failed: etcd's services for these are clients of
 /// their own server, and its codes are lost on the way.
 pub fn unknown(inner: Status) -> Status {
-    Status::unknown(inner.message())
+    Status::with_metadata(Code::Unknown, inner.message(), inner.metadata().clone())
 }
 
 /// The answer to a request that the state machine or a check refused.
@@ -84,7 +86,12 @@ pub fn rejected(rejection: Rejection) -> Status {
         // etcd forgot it in its table.
         Rejection::NoPasswordUser => Code::Unknown,
     };
-    Status::new(code, rejection.to_string())
+    let refusal = Status::new(code, rejection.to_string());
+    let bounds = [(Rejection::RequestTooLarge, Limit::RequestBytes), (Rejection::TooManyOps, Limit::TxnOps)];
+    match bounds.into_iter().find(|(refused, _)| *refused == rejection) {
+        Some((_, limit)) => limit.named_in(refusal),
+        None => refusal,
+    }
 }
 
 #[cfg(test)]
@@ -151,6 +158,7 @@ mod tests {
             (Error::TooManyLearners, 9, "etcdserver: too many learner members in cluster"),
             (Error::NotCapable, 9, "etcdserver: not capable"),
             (Error::TooManyRequests, 8, "etcdserver: too many requests"),
+            (Error::TooManyProposalBytes, 8, "etcdserver: too many requests"),
             (Error::NoLeader, 14, "etcdserver: no leader"),
             (Error::NotLeader, 9, "etcdserver: not leader"),
             (Error::LeaderChanged, 14, "etcdserver: leader changed"),

@@ -96,7 +96,8 @@ impl Rpc {
 
 /// Only what says that nothing has changed counts as refused.
 fn outcome_of(error: &Error) -> Outcome {
-    if matches!(error, Error::Rejected(_) | Error::TooManyRequests | Error::NotSupportedForLearner) {
+    let no_place = matches!(error, Error::TooManyRequests | Error::TooManyProposalBytes);
+    if no_place || matches!(error, Error::Rejected(_) | Error::NotSupportedForLearner) {
         Outcome::Refused(error.to_string())
     } else {
         Outcome::Unknown

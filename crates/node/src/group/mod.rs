@@ -174,7 +174,7 @@ impl Group {
         }
         let cost = COMMAND_BYTES + command_bytes(&command);
         let cost = u32::try_from(cost).map_err(|_| Error::Rejected(quorate_core::Rejection::RequestTooLarge))?;
-        let Ok(_permit) = self.admission.try_acquire_many(cost) else { return Err(Error::TooManyRequests) };
+        let Ok(_permit) = self.admission.try_acquire_many(cost) else { return Err(Error::TooManyProposalBytes) };
         let began = Instant::now();
         let (reply, outcome) = oneshot::channel();
         let caller = self.caller_in_log(caller);

@@ -3,7 +3,7 @@
 //! New passwords are hashed by argon2id with the parameters that OWASP names first (19 MiB, two passes). Hashes that were
 //! imported may be bcrypt's. Whether a user exists cannot be told from how long it takes.
 
-use crate::limits::Gauge;
+use crate::limits::{Gauge, Limit};
 use crate::status::status;
 use argon2::password_hash::{PasswordHasher, PasswordVerifier, SaltString};
 use argon2::{Argon2, PasswordHash as Argon2Hash};
@@ -65,7 +65,7 @@ impl Passwords {
     }
 
     async fn work<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Status> {
-        let Some(_place) = Gauge::take(&self.queue, 1) else { return Err(status(&Error::TooManyRequests)) };
+        let Some(_place) = Gauge::take(&self.queue, 1) else { return Err(Limit::LoginQueue.refusal()) };
         let stopped = || status(&Error::Stopped);
         let permit = self.threads.clone().acquire_owned().await.map_err(|_| stopped())?;
         let task = tokio::task::spawn_blocking(move || {

@@ -2,9 +2,8 @@
 
 use super::scanner::{self, Failure};
 use crate::grpc::{OVERHEAD_BYTES, READ_TIMEOUT};
-use crate::limits::{Gauge, Taken};
+use crate::limits::{Gauge, Limit, Taken};
 use crate::shared::Shared;
-use crate::status::status;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
@@ -74,7 +73,7 @@ impl Input {
     /// Text that is no JSON; too much of it; too many requests.
     pub async fn only(&mut self) -> Result<Option<Vec<u8>>, Status> {
         let permit = Gauge::take(Arc::clone(&self.requests), 1);
-        let _permit = permit.ok_or_else(|| status(&quorate_node::Error::TooManyRequests))?;
+        let _permit = permit.ok_or_else(|| Limit::Requests.refusal())?;
         match tokio::time::timeout(READ_TIMEOUT, self.next()).await {
             Ok(value) => value,
             Err(_) => Err(Status::new(Code::DeadlineExceeded, "grpc: the request did not arrive in time")),
@@ -107,11 +106,11 @@ impl Input {
         if length > self.bytes_max {
             let max = self.message_bytes_max;
             let text = format!("grpc: received message larger than max ({} vs. {max})", length / 4 * 3);
-            return Err(Status::new(Code::ResourceExhausted, text));
+            return Err(Limit::RequestBytes.named_in(Status::new(Code::ResourceExhausted, text)));
         }
         if length > SMALL_BYTES && self.taken.is_none() {
             let taken = Gauge::take(Arc::clone(&self.inflight), self.bytes_max);
-            self.taken = Some(taken.ok_or_else(|| status(&quorate_node::Error::TooManyRequests))?);
+            self.taken = Some(taken.ok_or_else(|| Limit::InflightBytes.refusal())?);
         }
         self.buffer.extend_from_slice(data);
         Ok(())

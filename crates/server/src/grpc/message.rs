@@ -155,7 +155,7 @@ impl Buffer {
         let length = u32::from_be_bytes(length) as usize;
         if length > max {
             let text = format!("grpc: received message larger than max ({length} vs. {max})");
-            return Err(Status::new(Code::ResourceExhausted, text));
+            return Err(Limit::RequestBytes.named_in(Status::new(Code::ResourceExhausted, text)));
         }
         Ok(Some(length))
     }

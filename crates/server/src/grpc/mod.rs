@@ -30,6 +30,7 @@ pub use method::{Kind, Method};
 use prost::Message;
 use quorate_core::Rejection;
 use quorate_node::stages;
+pub use rule::Rule;
 use std::ops::Deref;
 use std::sync::Arc;
 pub use timeout::timeout;
@@ -57,8 +58,9 @@ pub async fn serve(shared: Arc<Shared>, request: Request<Source>) -> Response<Bo
         return refusal(&Status::unimplemented(method::unknown(head.uri.path())));
     };
     let Some(_permit) = Gauge::take(&*shared.requests, 1) else {
-        shared.metrics.refused(Limit::Requests);
-        return refusal(&Limit::Requests.refusal());
+        let failure = Limit::Requests.refusal();
+        shared.metrics.count_refusal(&failure);
+        return refusal(&failure);
     };
     shared.metrics.client_request(method.kind(), &head.headers);
     let wants_leader = head.headers.get("hasleader").is_some_and(|value| value == "true");
@@ -175,7 +177,7 @@ impl<'a> Call<'a> {
     /// Answers a call of somebody who may not call at all.
     async fn refused(self, failure: &Status) -> Response<Body> {
         let shared: &Shared = self.client.shared();
-        Track::start(shared, self.method).end(failure.code());
+        Track::start(shared, self.method).fail(failure);
         if let Some(audit) = self.audit() {
             audit.ended(&self.who, self.method, None, None, (failure.code(), failure.message())).await;
         }
@@ -265,7 +267,7 @@ impl<'a> Call<'a> {
                     answer(Body::Unary(message))
                 }
                 Err(failure) => {
-                    track.end(failure.code());
+                    track.fail(&failure);
                     refusal(&failure)
                 }
             }
@@ -333,7 +335,7 @@ impl<'a> Call<'a> {
         match outcome {
             Ok(body) => answer(body),
             Err((mut session, failure)) => {
-                session.track.end(failure.code());
+                session.track.fail(&failure);
                 refusal(&failure)
             }
         }
@@ -368,7 +370,7 @@ impl<'a> Call<'a> {
                 _permit: permit,
             }),
             Err(failure) => {
-                track.end(failure.code());
+                track.fail(&failure);
                 Err(failure)
             }
         }

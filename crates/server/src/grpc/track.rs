@@ -6,7 +6,7 @@ use quorate_node::stages::{self, Stages};
 use std::fmt::Write;
 use std::ops::Deref;
 use std::time::{Duration, Instant};
-use tonic::Code;
+use tonic::{Code, Status};
 
 /// One call. Dropped before its end, it counts as canceled by the client.
 pub struct Track<S: Deref<Target = Shared>> {
@@ -37,6 +37,12 @@ impl<S: Deref<Target = Shared>> Track<S> {
         self.sent_bytes += bytes;
         self.shared.metrics.method(self.method).sent.add(messages);
         self.shared.metrics.sent_bytes.add(bytes as u64);
+    }
+
+    /// Counts a failure as the end, and the bound that it names.
+    pub fn fail(&mut self, failure: &Status) {
+        self.shared.metrics.count_refusal(failure);
+        self.end(failure.code());
     }
 
     /// Counts the end.

@@ -13,7 +13,7 @@ pub use render::{code_name, render};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
-use tonic::Code;
+use tonic::{Code, Status};
 
 /// A number that only grows.
 #[derive(Debug, Default)]
@@ -208,9 +208,21 @@ impl Metrics {
         &self.methods[method as usize]
     }
 
-    /// Counts a request that a bound refused.
+    /// Counts a request that a bound refused, if the failure names one.
+    pub fn count_refusal(&self, failure: &Status) {
+        if let Some(limit) = Limit::of(failure) {
+            self.refused(limit);
+        }
+    }
+
+    /// Counts what a bound refused.
     pub fn refused(&self, limit: Limit) {
-        self.refused[limit as usize].increment();
+        let counter = &self.refused[limit as usize];
+        counter.increment();
+        // The first one says what to do; how many come after, the metric says.
+        if counter.get() == 1 {
+            tracing::warn!(option = limit.flag(), "requests are refused by a bound: see --{}", limit.flag());
+        }
     }
 
     /// Counts the stages of a request.

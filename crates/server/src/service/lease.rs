@@ -18,7 +18,6 @@ const KEEP_ALIVE_BATCH: u64 = 64;
 pub async fn grant(client: &Client, request: pb::LeaseGrantRequest) -> Result<pb::LeaseGrantResponse, Status> {
     // The count may lag behind grants under way, whose number is bounded in turn.
     if client.node.lease_count() >= client.leases_max {
-        client.metrics.refused(Limit::Leases);
         return Err(Limit::Leases.refusal());
     }
     let answer =

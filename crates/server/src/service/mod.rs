@@ -18,7 +18,7 @@ use bytes::BytesMut;
 use futures::stream;
 use prost::Message;
 use std::pin::Pin;
-use tonic::Status;
+use tonic::{Code, Status};
 
 /// A stream of answers that makes the next one when it is asked: nothing runs ahead of a slow client.
 trait Answers: Send + 'static {
@@ -61,8 +61,11 @@ fn body(answers: impl Answers) -> Body {
                 Ok(false) => Ok(()),
                 Err(failure) => Err(failure),
             };
-            let code = end.as_ref().map_or_else(Status::code, |()| tonic::Code::Ok);
-            answers.session().track.end(code);
+            let track = &mut answers.session().track;
+            match &end {
+                Ok(()) => track.end(Code::Ok),
+                Err(failure) => track.fail(failure),
+            }
             Some((Out::End(end), None))
         }));
     Body::Stream(stream)

@@ -361,7 +361,6 @@ impl Withdrawal {
             What::Key { key: key.clone(), created: Is::Greater, revision: client.node.header().revision }
         };
         if permit.is_none() {
-            client.metrics.refused(Limit::Requests);
             // A lease that was made ends by itself.
             return Err(Limit::Requests.refusal());
         }

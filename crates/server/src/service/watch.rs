@@ -4,6 +4,7 @@
 use super::{Answers, Outbox, body};
 use crate::convert;
 use crate::grpc::{Body, Method, OVERHEAD_BYTES, Session, decode, end};
+use crate::limits::Limit;
 use crate::status::{rejected, status};
 use bytes::Bytes;
 use futures::FutureExt;
@@ -176,6 +177,9 @@ impl WatchAnswers {
             }
             WatchMessage::Refused { revision, reason } => {
                 self.creates.pop_front();
+                if let Some(limit) = Limit::of_watcher(reason) {
+                    self.session.client.metrics.refused(limit);
+                }
                 out.push(&pb::WatchResponse {
                     created: true,
                     canceled: true,

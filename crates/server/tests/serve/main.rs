@@ -7,6 +7,7 @@ mod harness;
 mod hostile;
 mod http;
 mod kv;
+mod limits;
 mod observe;
 mod recipes;
 mod streams;
