@@ -55,13 +55,19 @@ impl Access {
         Err((StatusCode::MISDIRECTED_REQUEST, text))
     }
 
+    /// Whether a page of this origin may speak to this server. What is no page has none.
+    pub fn admits(&self, origin: Option<&HeaderValue>) -> bool {
+        origin.is_none_or(|origin| match &self.origins {
+            Allowed::All => true,
+            Allowed::Only(_) => origin.to_str().is_ok_and(|origin| self.origins.has(origin)),
+        })
+    }
+
     /// Lets a page read the answer, if its origin is allowed.
     pub fn allow_origin<B>(&self, origin: Option<&HeaderValue>, response: &mut Response<B>) {
         let allowed = match (&self.origins, origin) {
             (Allowed::All, _) => HeaderValue::from_static("*"),
-            (Allowed::Only(_), Some(origin)) if origin.to_str().is_ok_and(|origin| self.origins.has(origin)) => {
-                origin.clone()
-            }
+            (Allowed::Only(_), Some(origin)) if self.admits(Some(origin)) => origin.clone(),
             (Allowed::Only(_), _) => return,
         };
         let headers = response.headers_mut();
@@ -122,6 +128,8 @@ mod tests {
             let mut response = Response::new(());
             let origin = origin.map(HeaderValue::from_static);
             access(&[], origins).allow_origin(origin.as_ref(), &mut response);
+            let admitted = expected.is_some() || origin.is_none();
+            assert_eq!(access(&[], origins).admits(origin.as_ref()), admitted, "{origins:?} {origin:?}");
             let got = response.headers().get(header::ACCESS_CONTROL_ALLOW_ORIGIN).map(|value| value.to_str().unwrap());
             assert_eq!(got, expected, "{origins:?} {origin:?}");
         }

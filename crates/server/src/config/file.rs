@@ -5,7 +5,7 @@
 //! wrong shape is a [`Problem`] with its line, and all of them are found in one go. The input is bounded, in bytes and in
 //! depth, and aliases are refused, so that a small file cannot become a large tree.
 
-use super::flags::{self, FLAGS, Flag, Kind};
+use super::flags::{self, FLAGS, Flag, Kind, Status};
 use saphyr_parser::{Event, Parser, ScalarStyle, Span, StrInput};
 use std::collections::HashMap;
 use std::fmt;
@@ -330,7 +330,9 @@ fn find(section: &str, key: &str) -> Option<&'static Flag> {
 fn keys_of(section: &str) -> Vec<&'static str> {
     if section.is_empty() {
         let sections = NESTED.iter().map(|(name, _)| *name).filter(|name| !name.contains('.'));
-        return FLAGS.iter().map(|flag| flag.name).filter(|name| *name != "config-file").chain(sections).collect();
+        // Nobody means what is only there to be ignored.
+        let used = FLAGS.iter().filter(|flag| flag.status == Status::Used && flag.name != "config-file");
+        return used.map(|flag| flag.name).chain(sections).collect();
     }
     let keys = NESTED.iter().filter(|(name, _)| *name == section).flat_map(|(_, keys)| keys.iter());
     keys.map(|(key, _)| *key).collect()

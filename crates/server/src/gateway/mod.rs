@@ -15,7 +15,9 @@ mod scanner;
 mod schema;
 mod websocket;
 
+use crate::connection::Connection;
 use crate::grpc::{self, Body, Out, Source};
+use crate::http as plain_http;
 use crate::shared::Shared;
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::StreamExt;
@@ -36,6 +38,10 @@ const GATEWAY_MARK: HeaderName = HeaderName::from_static("grpcgateway-accept");
 
 const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
+/// What etcd says to somebody who counts on the name in their certificate.
+const CERTIFICATE_IGNORED: &str =
+    "CommonName of client sending a request against gateway will be ignored and not used as expected";
+
 /// Whether a path is the gateway's.
 pub fn owns(path: &str) -> bool {
     routes::below(path).is_some()
@@ -51,6 +57,9 @@ pub async fn serve(shared: &Arc<Shared>, request: Request<Incoming>) -> Response
     let Some(method) = routes::find(below).and_then(|path| Some((path, SCHEMA.method(path)?))) else {
         return reply::text(StatusCode::NOT_FOUND);
     };
+    if relies_on_certificate(shared, &head, method.0) {
+        return plain_http::failure(StatusCode::BAD_REQUEST, CERTIFICATE_IGNORED);
+    }
     if websocket::is_asked_for(&head) {
         return websocket::upgrade(shared, method, &mut head);
     }
@@ -61,6 +70,19 @@ pub async fn serve(shared: &Arc<Shared>, request: Request<Incoming>) -> Response
         Ok(call) => call.respond(Input::of_body(shared, body)).await,
         Err(failure) => reply::failure(&failure),
     }
+}
+
+/// Whether a request needs a name and shows none but that of its certificate, which does not count here. etcd refuses requests
+/// with a token as well, and so nobody with such a certificate can use its gateway.
+fn relies_on_certificate(shared: &Shared, head: &request::Parts, path: &str) -> bool {
+    let connection = head.extensions.get::<Arc<Connection>>();
+    let has_token = [header::AUTHORIZATION.as_str(), "grpc-metadata-token", "sec-websocket-protocol"]
+        .iter()
+        .any(|name| head.headers.contains_key(*name));
+    connection.is_some_and(|connection| connection.common_name.is_some())
+        && !has_token
+        && grpc::Method::from_path(path).is_some_and(|method| method.rule() != grpc::Rule::Open)
+        && shared.system.auth().enabled()
 }
 
 /// One request on its way to gRPC.
@@ -111,7 +133,7 @@ impl Call {
 
     /// The message of a request that has one; without a body it is empty.
     async fn only_message(&self, input: &mut Input) -> Result<Bytes, Status> {
-        let json = input.only().await?;
+        let json = input.only().await.inspect_err(|failure| self.shared.metrics.count_refusal(failure))?;
         self.message(json.as_deref().unwrap_or(b"{}")).map_err(Status::invalid_argument)
     }
 

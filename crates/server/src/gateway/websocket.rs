@@ -4,9 +4,8 @@
 use super::input::{self, Input};
 use super::{Call, reply, schema};
 use crate::grpc::Body;
-use crate::limits::{Gauge, Taken};
+use crate::limits::{Gauge, Limit, Taken};
 use crate::shared::Shared;
-use crate::status::status;
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::stream::BoxStream;
 use futures::{SinkExt, Stream, StreamExt};
@@ -42,6 +41,10 @@ pub fn upgrade(
     method: (&'static str, schema::Method),
     head: &mut request::Parts,
 ) -> Response<Body> {
+    // No rule of browsers keeps a page from opening a WebSocket to another site and reading what comes, so this does.
+    if !shared.access.admits(head.headers.get(header::ORIGIN)) {
+        return reply::text(StatusCode::FORBIDDEN);
+    }
     let key = head.headers.get(header::SEC_WEBSOCKET_KEY).map(|key| derive_accept_key(key.as_bytes()));
     let accept = key.and_then(|key| HeaderValue::try_from(key).ok());
     let (Some(accept), Some(upgrade)) = (accept, head.extensions.remove::<OnUpgrade>()) else {
@@ -60,8 +63,9 @@ pub fn upgrade(
     };
     // The connection is not counted any more, so the socket is.
     let Some(permit) = Gauge::take(Arc::clone(&shared.requests), 1) else {
-        shared.metrics.refused(crate::limits::Limit::Requests);
-        return reply::failure(&status(&quorate_node::Error::TooManyRequests));
+        let failure = Limit::Requests.refusal();
+        shared.metrics.count_refusal(&failure);
+        return reply::failure(&failure);
     };
     let socket = Socket { shared: Arc::clone(shared), call, _permit: permit };
     shared.detached.spawn(socket.run(upgrade));

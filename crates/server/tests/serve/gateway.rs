@@ -178,6 +178,32 @@ async fn a_browser_watches_over_a_websocket() {
     assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
 }
 
+/// Browsers let any page open a WebSocket to any site. Where `--cors` says which pages may read answers, only these may.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_of_another_origin_gets_no_websocket() {
+    for (flags, origin, expected) in [
+        (&[][..], Some("http://page.example"), 101),
+        (&["--cors=http://page.example:80"], Some("http://page.example:80"), 101),
+        (&["--cors=http://page.example:80"], Some("http://other.example:80"), 403),
+        (&["--cors=http://page.example:80"], None, 101),
+        (&["--host-whitelist=other.example"], None, 421),
+    ] {
+        let server = start(flags).await;
+        let mut request = format!("ws://{}/v3/watch", server.address).into_client_request().unwrap();
+        if let Some(origin) = origin {
+            request.headers_mut().insert("origin", origin.parse().unwrap());
+        }
+        let stream = TcpStream::connect(&server.address).await.unwrap();
+        let status = match tokio_tungstenite::client_async(request, stream).await {
+            Ok((_, response)) => response.status(),
+            Err(tokio_tungstenite::tungstenite::Error::Http(response)) => response.status(),
+            Err(other) => panic!("{other}"),
+        };
+        assert_eq!(status, expected, "{flags:?} {origin:?}");
+        server.server.shutdown().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_gateway_is_where_it_belongs() {
     let server = start(&["--enable-grpc-gateway=false"]).await;
