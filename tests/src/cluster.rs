@@ -15,6 +15,7 @@ use tempfile::TempDir;
 use crate::client::Client;
 use crate::disk::{DISK_MIB, Disk};
 use crate::engines::Engines;
+use crate::http;
 use crate::network::{Namespaces, Network, NetworkKind};
 use crate::server::Server;
 use crate::tools::{scratch_dir, skip};
@@ -37,6 +38,8 @@ pub struct ClusterSpec {
     pub found_by: Vec<String>,
     /// Where they listen.
     pub network: NetworkKind,
+    /// Whether they ask from the start who somebody is, so that nobody can see by a call whether they serve.
+    pub guarded: bool,
     /// Whether each has a disk of its own, whose power can be cut and that can be filled, and of how many MiB.
     pub disk_mib: Option<u32>,
 }
@@ -51,8 +54,15 @@ impl ClusterSpec {
             quorate_flags: Vec::new(),
             found_by: Vec::new(),
             network: NetworkKind::Loopback,
+            guarded: false,
             disk_mib: None,
         }
+    }
+
+    /// The same on data in which authentication is on.
+    pub fn guarded(mut self) -> ClusterSpec {
+        self.guarded = true;
+        self
     }
 
     /// The same with one more flag.
@@ -184,9 +194,25 @@ impl Cluster {
         for member in 0..self.len() {
             self.spawn(member, &[]).expect("a member starts");
         }
-        self.wait_leader().await;
-        self.wait_serving().await;
+        if self.spec.guarded {
+            self.wait_healthy().await;
+        } else {
+            self.wait_leader().await;
+            self.wait_serving().await;
+        }
         self
+    }
+
+    /// Waits until every member says of itself that it is healthy, which it tells everybody.
+    async fn wait_healthy(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        for member in self.running() {
+            let address = &self.members[member].client;
+            while !http::ask(address, "GET /health").await.is_ok_and(|answer| answer.body.contains("\"true\"")) {
+                assert!(Instant::now() < deadline, "m{member} is not healthy after {PATIENCE:?}");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
     }
 
     fn create(server: Server, spec: ClusterSpec, dir: TempDir) -> Result<Cluster> {

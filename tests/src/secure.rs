@@ -42,6 +42,10 @@ pub struct SecureCluster {
     /// Signs everything that is good.
     pub ca: Authority,
     server: Server,
+    /// Whether the members' flags say where they serve clients.
+    listens_by_flags: bool,
+    /// Whether the members' flags say how they find each other.
+    found_by_flags: bool,
     members: Vec<Member>,
     dir: TempDir,
 }
@@ -52,6 +56,14 @@ impl SecureCluster {
     /// # Panics
     /// When there is no server, port or directory.
     pub fn new(nodes: usize, peer_scheme: &'static str) -> SecureCluster {
+        SecureCluster::of(Server::find().expect("a server binary"), nodes, peer_scheme)
+    }
+
+    /// As [`new`](Self::new), of a server of the test's choice.
+    ///
+    /// # Panics
+    /// When there is no port or directory.
+    pub fn of(server: Server, nodes: usize, peer_scheme: &'static str) -> SecureCluster {
         let dir = scratch_dir().expect("a directory");
         let ca = Authority::new("test authority");
         ca.write(dir.path(), "ca");
@@ -62,7 +74,7 @@ impl SecureCluster {
             let [client, peer, metrics] = listeners.map(|at| at.local_addr().expect("an address").to_string());
             Member { client, peer, metrics, scheme: peer_scheme, flags: Vec::new(), process: None }
         });
-        SecureCluster { ca, server: Server::find().expect("a server binary"), members: members.collect(), dir }
+        SecureCluster { ca, server, listens_by_flags: false, found_by_flags: false, members: members.collect(), dir }
     }
 
     /// A cluster of three in which everything is secured: clients and peers show certificates (a client's are the files
@@ -171,6 +183,16 @@ impl SecureCluster {
         self.members[member].flags = flags.iter().map(|&flag| flag.to_owned()).collect();
     }
 
+    /// Leaves it to the members' flags where they serve clients.
+    pub fn listen_by_flags(&mut self) {
+        self.listens_by_flags = true;
+    }
+
+    /// Leaves it to the members' flags how they find each other.
+    pub fn find_by_flags(&mut self) {
+        self.found_by_flags = true;
+    }
+
     /// Flags that serve clients with `<name>.pem` and ask for certificates of the authority.
     pub fn client_flags(&self, name: &str) -> Vec<String> {
         vec![
@@ -234,16 +256,21 @@ impl SecureCluster {
         command
             .args(["--name", &format!("m{member}")])
             .args(["--data-dir", &self.file(&format!("m{member}"))])
-            .args(["--listen-client-urls", &format!("https://{client}")])
             .args(["--advertise-client-urls", &format!("https://{client}")])
             .args(["--listen-peer-urls", &format!("{scheme}://{peer}")])
             .args(["--initial-advertise-peer-urls", &format!("{scheme}://{peer}")])
             .args(["--listen-metrics-urls", &format!("http://{metrics}")])
-            .args(["--initial-cluster", &all.join(","), "--initial-cluster-token", "secure"])
+            .args(["--initial-cluster-token", "secure"])
             .args(flags)
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a log"))
             .stderr(log);
+        if !self.listens_by_flags {
+            command.args(["--listen-client-urls", &format!("https://{client}")]);
+        }
+        if !self.found_by_flags {
+            command.args(["--initial-cluster", &all.join(",")]);
+        }
         self.members[member].process = Some(command.spawn().expect("a process"));
     }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use quorate_tests::cluster::{Cluster, ClusterSpec};
 use quorate_tests::quorate::Quorate;
+use quorate_tests::secure::SecureCluster;
 use quorate_tests::tools::Etcdctl;
 
 /// Answers questions for SRV records over UDP until it is dropped.
@@ -110,6 +111,51 @@ async fn a_cluster_is_made_and_found_by_srv_records() {
     assert!(said.contains("dns lookup errors") && said.contains("no such host"), "{said}");
     let strict = [&found[..], &["--insecure-discovery=false", "--command-timeout=1s", "get", "found"]].concat();
     assert!(quorate.refused(&strict).1.contains("ignoring discovered insecure endpoint"));
+}
+
+/// The records of services with TLS are asked for first, and lead to https.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_with_tls_is_made_and_found_by_srv_records() {
+    let Some(quorate) = Quorate::find() else { return };
+    let mut cluster = SecureCluster::new(3, "https");
+    let ports = |address: &dyn Fn(usize) -> String| (0..3).map(|member| port(&address(member))).collect::<Vec<_>>();
+    let zone = vec![
+        ("_etcd-server-ssl._tcp", ports(&|member| cluster.peer_url(member))),
+        ("_etcd-client-ssl._tcp", ports(&|member| cluster.endpoint(member))),
+    ];
+    let dns = Dns::start(zone);
+    // Members know each other by the domain, too, as in etcd.
+    let hosts = ["127.0.0.1", "localhost", "cluster.test"];
+    cluster.write(&cluster.ca.issue("client", &[]), "client");
+    let server = format!("--discovery-srv-server={}", dns.address);
+    for member in 0..3 {
+        let name = format!("member{member}");
+        cluster.write(&cluster.ca.issue(&name, &hosts), &name);
+        let found = vec!["--discovery-srv=cluster.test".to_owned(), server.clone()];
+        let flags = [cluster.client_flags(&name), cluster.peer_flags(&name), found].concat();
+        cluster.set_flags(member, &flags.iter().map(String::as_str).collect::<Vec<_>>());
+    }
+    cluster.find_by_flags();
+    cluster.spawn_all();
+
+    let [ca, cert, key] = ["ca.pem", "client.pem", "client.key"].map(|file| cluster.file(file));
+    let tls = ["--cacert", &ca, "--cert", &cert, "--key", &key];
+    let found = ["--discovery-srv=cluster.test", "--discovery-srv-server", &dns.address];
+    let ask = |args: &[&str]| quorate.run(&[&found[..], &tls[..], args].concat());
+    let deadline = std::time::Instant::now() + Duration::from_secs(40);
+    while let Err(error) = ask(&["put", "found", "by name"]) {
+        assert!(std::time::Instant::now() < deadline, "{error:#}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    assert_eq!(ask(&["get", "found"]).expect("a get"), "found\nby name\n");
+    let list = ask(&["member", "list"]).expect("a list");
+    for member in 0..3 {
+        let expected = format!(", started, m{member}, https://localhost:{}", port(&cluster.peer_url(member)));
+        assert!(list.contains(&expected), "{list}");
+    }
+    // Who does not know the authority is refused, though the records are right.
+    let (_, said) = quorate.refused(&[&found[..], &["--command-timeout=2s", "get", "found"]].concat());
+    assert!(said.contains("certificate"), "{said}");
 }
 
 #[test]

@@ -118,6 +118,61 @@ async fn saved_under_load_and_restored_to_clusters_of_one_three_and_five() {
     cluster.assert_replicas_equal().await;
 }
 
+/// Users, passwords and roles are in the snapshot like everything else, and authentication is as it was.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn users_and_passwords_come_back_in_a_cluster_of_another_size() {
+    let Some(quorate) = Quorate::find() else { return };
+    let Some(cluster) = Cluster::start(ClusterSpec::new(1)).await else { return };
+    let run = |cluster: &Cluster, user: &str, line: &str| {
+        let endpoints = cluster.endpoints().join(",");
+        let who = if user.is_empty() { vec![] } else { vec!["--user", user] };
+        let args: Vec<&str> = ["--endpoints", &endpoints].into_iter().chain(who).chain(line.split(' ')).collect();
+        quorate.run(&args)
+    };
+    for line in [
+        "user add root:rootpw",
+        "user add ann:annpw",
+        "user add bob --no-password",
+        "role add a",
+        "role grant-permission a readwrite a/ --prefix",
+        "user grant-role ann a",
+        "user grant-role bob a",
+        "put a/1 x",
+        "auth enable",
+    ] {
+        run(&cluster, "", line).expect(line);
+    }
+    let file = cluster.dir().join("backup.db");
+    let save = format!("snapshot save {}", file.display());
+    assert!(format!("{:#}", run(&cluster, "ann:annpw", &save).unwrap_err()).contains("permission denied"));
+    run(&cluster, "root:rootpw", &save).expect("a save");
+    // What changes later is not in it.
+    run(&cluster, "root:rootpw", "user delete ann").expect("a change");
+
+    let prepare = |cluster: &Cluster, member: usize| {
+        let identity = cluster.identity_flags(member);
+        let mut args = vec!["snapshot", "restore", path_text(&file)];
+        args.extend(identity.iter().map(String::as_str));
+        quorate.run(&args).expect("a restore");
+    };
+    let restored = Cluster::start_on(ClusterSpec::new(3).guarded(), prepare).await.expect("a restored cluster");
+    assert_eq!(run(&restored, "ann:annpw", "get a/1").expect("a get"), "a/1\nx\n");
+    run(&restored, "ann:annpw", "put a/1 y").expect("a put");
+    for (user, line, expected) in [
+        ("", "get a/1", "user name is empty"),
+        ("ann:wrong", "get a/1", "authentication failed, invalid user ID or password"),
+        ("ann:annpw", "put b x", "permission denied"),
+        ("bob:x", "get a/1", "password was given for no password user"),
+        ("ann:annpw", "user list", "permission denied"),
+    ] {
+        let refused = format!("{:#}", run(&restored, user, line).expect_err(line));
+        assert!(refused.contains(expected), "{user} {line}: {refused}");
+    }
+    assert_eq!(run(&restored, "root:rootpw", "user list").expect("a list"), "ann\nbob\nroot\n");
+    run(&restored, "root:rootpw", "auth disable").expect("a change");
+    restored.assert_replicas_equal().await;
+}
+
 /// A number in JSON that we printed.
 fn field(json: &str, name: &str) -> i64 {
     let (_, rest) = json.split_once(&format!("\"{name}\":")).expect("the field");

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use quorate_client::{Client, ConnectOptions, TlsOptions, WatchOptions};
 use quorate_tests::cluster::PATIENCE;
 use quorate_tests::manual::recipe;
+use quorate_tests::quorate::Quorate;
 use quorate_tests::secure::{SecureCluster, credentials};
 use quorate_tests::server::Server;
 use quorate_tests::tools::{Etcdctl, in_path, scratch_dir, skip};
@@ -531,4 +532,37 @@ fn files_that_cannot_be_used_keep_a_member_from_starting() {
     let log = cluster.wait_refused(0);
     let expected = "server.key: there is no private key in it";
     assert!(!cluster.is_quorate() || log.contains(expected), "{log}");
+}
+
+/// A socket in the file system, plain and with TLS, in all of etcd's ways to name it.
+#[test]
+fn endpoints_may_be_sockets_in_the_file_system() {
+    let Some(quorate) = Quorate::find() else { return };
+    let mut cluster = single(&[]);
+    let [plain, secure] = ["plain.sock", "tls.sock"].map(|name| cluster.file(name));
+    let urls = format!("--listen-client-urls=unix://{plain},unixs://{secure},https://{}", cluster.client_address(0));
+    let own = [cluster.client_flags("server"), vec![urls]].concat();
+    cluster.set_flags(0, &own.iter().map(String::as_str).collect::<Vec<_>>());
+    cluster.listen_by_flags();
+    cluster.spawn_all();
+    let deadline = Instant::now() + PATIENCE;
+    while !Path::new(&secure).exists() {
+        assert!(Instant::now() < deadline, "{}", cluster.log(0));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let (ca, files) = (cluster.file("ca.pem"), pair(&cluster, "alice"));
+    let tls = credentials(&ca, &files);
+    for (endpoint, more) in [
+        (format!("unix://{plain}"), &[][..]),
+        (format!("unix:{plain}"), &[]),
+        (format!("unixs://{secure}"), &tls),
+        (format!("unixs:{secure}"), &tls),
+    ] {
+        let ask = |args: &[&str]| quorate.run(&[&["--endpoints", &*endpoint], more, args].concat());
+        assert_eq!(ask(&["put", "k", &endpoint]).expect("a put"), "OK\n");
+        assert_eq!(ask(&["get", "k", "--print-value-only"]).expect("a get"), format!("{endpoint}\n"));
+        assert!(ask(&["endpoint", "health"]).is_ok(), "{endpoint}");
+    }
+    let unknown = ["--endpoints", &format!("unixs://{secure}"), "--command-timeout=2s", "get", "k"];
+    assert!(quorate.refused(&unknown).1.contains("certificate"), "the authority is not known");
 }

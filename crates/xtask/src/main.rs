@@ -9,6 +9,7 @@ mod bench;
 mod boundary;
 mod cargo;
 mod ci;
+mod fuzz;
 mod layers;
 mod rust_source;
 mod sim;
@@ -31,6 +32,8 @@ usage: cargo xtask <command>
   examples              run every example of the workspace
   bench [ARGS...]       load test, Quorate beside etcd; ARGS go to `quorate-bench`
   sim [ARGS...]         simulated clusters and disasters by seed; ARGS go to `quorate-sim` (--help lists them)
+  fuzz [--rounds N] [--seed FIRST]
+                        mutate every file that is read, for longer than CI does
   upgrade [--from REV]  a rolling upgrade under load from an earlier commit's build (HEAD~1) to this one's
   install-tools         find or install the external programs that the tests drive, and say where they are
 ";
@@ -60,6 +63,7 @@ fn dispatch(args: &[String]) -> Result<()> {
         "audit" => audit::run(),
         "bench" => bench::run(rest),
         "sim" => sim::run(rest),
+        "fuzz" => fuzz::run(rest),
         "upgrade" => upgrade::run(rest),
         "install-tools" => tools::run(),
         "help" | "--help" | "-h" => {

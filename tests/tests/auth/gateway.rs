@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use quorate_tests::http;
+use quorate_tests::tools::scratch_dir;
 
 use crate::calls::{Call, get, keep_alive, prefix, put, single, watch};
 use crate::deviations::{NO_NAME_FOR_LEASES, WATCHERS_ARE_TOLD};
 use crate::other::lease_grant;
 use crate::pair::{Deviation, Pair, Side};
 use crate::recipes::lock;
-use crate::users::{auth_disable, auth_enable, role_add, role_grant, user_add, user_grant};
+use crate::users::{auth_disable, auth_enable, role_add, role_grant, user_add, user_get, user_grant, user_list};
 
 const REQUESTS: &str = include_str!("requests.txt");
 
@@ -93,4 +94,37 @@ async fn tokens_expire_as_etcds_do() {
     pair.log_in("root", "pw").await;
     pair.both_do("root", &auth_disable()).await;
     pair.finish(20, &[NO_NAME_FOR_LEASES, WATCHERS_ARE_TOLD]).await;
+}
+
+/// A JSON Web Token counts for keys until users or roles change, and goes on to count for what is not about keys. With the same
+/// secret, either server takes the other's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn json_web_tokens_grow_old_as_etcds_do() {
+    let dir = scratch_dir().expect("a directory");
+    let secret = dir.path().join("secret");
+    std::fs::write(&secret, "a secret that nobody guesses, and long enough for this").expect("a file");
+    let flag = format!("--auth-token=jwt,priv-key={},sign-method=HS256,ttl=5m", secret.display());
+    let Some(mut pair) = with_users(&[&flag]).await else { return };
+    let key = single("a/1");
+    std::mem::swap(&mut pair.theirs.tokens, &mut pair.ours.tokens);
+    for who in ["ann", "eve", "nobody", "root"] {
+        pair.ask_at(0, who, put("a/1")).await;
+        pair.ask_at(0, who, get(&key)).await;
+    }
+    pair.ask_at(0, "root", role_add("another")).await;
+    for who in ["ann", "root"] {
+        pair.ask_at(0, who, put("a/1")).await;
+        pair.ask_at(0, who, get(&key)).await;
+        pair.ask_at(0, who, watch(&key)).await;
+        pair.ask_at(0, who, lock("a/lock", 0)).await;
+        pair.ask_at(0, who, lease_grant(0x11, 60)).await;
+        pair.ask_at(0, who, user_list()).await;
+        pair.ask_at(0, who, user_get("ann")).await;
+        pair.ask_http(&format!("POST /v3/kv/range @Authorization=${who} {{\"key\":\"YS8x\"}}")).await;
+    }
+    pair.log_in("ann", "pw").await;
+    pair.ask_at(0, "ann", get(&key)).await;
+    pair.log_in("root", "pw").await;
+    pair.both_do("root", &auth_disable()).await;
+    pair.finish(25, &[WATCHERS_ARE_TOLD]).await;
 }

@@ -100,7 +100,10 @@ impl Pair {
         };
         let spec = |nodes| flags.iter().fold(ClusterSpec::new(nodes), |spec, flag| spec.flag(flag));
         // It may have to be built first, while nobody waits.
-        Server::find().expect("a server binary");
+        if !Server::find().expect("a server binary").is_quorate() {
+            println!("this project is compared with etcd, not etcd with etcd");
+            return None;
+        }
         let theirs = Cluster::start_with(Server::at(&etcd), spec(1).flag("--bcrypt-cost=4"));
         let (theirs, ours) = tokio::join!(theirs, Cluster::start(spec(3)));
         Some(Pair { theirs: Side::of(theirs?), ours: Side::of(ours?), asked: 0, differences: Vec::new() })
@@ -199,10 +202,8 @@ impl Pair {
             .collect();
         println!("{} questions, {} answers that differ", self.asked, self.differences.len());
         assert!(unmeant.is_empty(), "{} answers differ:\n{}", unmeant.len(), unmeant.join("\n"));
-        if self.ours.cluster.is_quorate() {
-            for deviation in deviations {
-                assert!(of(deviation) > 0, "no answer differs any more: {}", deviation.why);
-            }
+        for deviation in deviations {
+            assert!(of(deviation) > 0, "no answer differs any more: {}", deviation.why);
         }
         assert!(self.asked >= least, "{} questions", self.asked);
         self.ours.cluster.assert_replicas_equal().await;
