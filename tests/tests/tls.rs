@@ -2,6 +2,7 @@
 
 use std::io::Read;
 use std::net::TcpStream;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use quorate_client::{Client, ConnectOptions, TlsOptions, WatchOptions};

@@ -80,7 +80,6 @@ fn a_common_name_is_a_user_as_in_etcd() {
         ("ann", "user get bob"),
         ("ann", "user list"),
         ("ann", "role get a"),
-        ("ann", "watch b --command-timeout=1s -i"),
         ("stranger", "get a/1"),
         // What is said with a password counts, not the certificate.
         ("ann", "--user bob:pw get b"),
@@ -89,8 +88,6 @@ fn a_common_name_is_a_user_as_in_etcd() {
         ("root", "--user ann:wrong put a/1 z"),
         ("root", "--user root:x get b"),
         ("stranger", "--user ann:pw get a/1"),
-        ("ann", "lock a/lock true"),
-        ("ann", "lock b/lock true"),
         ("root", "get a/ --prefix --keys-only"),
     ] {
         let [theirs, ours] = run(who, line);
