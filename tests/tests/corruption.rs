@@ -239,6 +239,21 @@ async fn wait_rebuilt(cluster: &Cluster, member: usize) {
     }
 }
 
+/// Waits until the member refuses even a read of its own state.
+async fn wait_out_of_service(client: &Client) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match client.get("key42", true).await {
+            Err(status) if status.message().contains("the member is out of service until it has rebuilt itself") => {
+                assert_eq!(status.code(), Code::Unavailable);
+                return;
+            }
+            Ok(_) | Err(_) => assert!(Instant::now() < deadline, "it serves what is wrong"),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 async fn assert_has(client: &Client, keys: &[String]) {
     assert!(!keys.is_empty());
     for key in keys {
@@ -257,6 +272,7 @@ async fn a_member_whose_data_differ_leaves_service_and_rebuilds_itself() {
     let wrong = cluster.leader().await.expect("a leader");
     corrupt_member(&mut cluster, wrong).await;
     let load = Load::start(&cluster, "load/");
+    wait_out_of_service(&cluster.client(wrong)).await;
     wait_rebuilt(&cluster, wrong).await;
     let acknowledged = load.stop().await;
     let others = (0..3).filter(|member| *member != wrong);
