@@ -3,7 +3,7 @@
 use crate::cache::RecordCache;
 use crate::checkpoint::Lag;
 use crate::engine::{Batch, Engine, Visit};
-use crate::index::Index;
+use crate::index::{History, Index, Version};
 use crate::keys::{self, Keys};
 use crate::maintenance::EngineSide;
 use crate::rows::{self, Census, FORMAT_VERSION, GroupState};
@@ -14,7 +14,7 @@ use crate::waiting::{Row, Waiting};
 use crate::{Result, StorageError, Store, StoreConfig};
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
-use quorate_core::{GroupId, Revision};
+use quorate_core::GroupId;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
@@ -38,11 +38,13 @@ impl Store {
         };
         let keys = Keys { group, generation: state.generation };
         let (tables, system_rows) = load_system(engine.as_ref(), keys, state.system)?;
-        let index = load_index(engine.as_ref(), keys, &state)?;
-        let body = Arc::new(Body::new(engine.clone(), keys, index, tables, &state, config));
+        let (rows, waiting) = load_rows(engine.as_ref(), keys, &state)?;
+        let body = Arc::new(Body::new(engine.clone(), keys, Index::default(), tables, &state, config));
+        let (changes, bytes) = body.changes_since_checkpoint(&state)?;
         let mut lag = Lag::default();
-        let (records, bytes) = body.replay(state.checkpoint, &state)?;
+        let records = changes.len();
         lag.add(state.revision, records, bytes);
+        *body.index.write() = Index::build(rows, waiting, changes, state.compacted);
         body.attach_all();
         let newest = Newest {
             revision: state.revision,
@@ -105,7 +107,14 @@ fn load_system(engine: &dyn Engine, keys: Keys, census: Census) -> Result<(Table
     Ok((tables, found))
 }
 
-fn load_index(engine: &dyn Engine, keys: Keys, state: &GroupState) -> Result<Index> {
+/// Keys and histories of the checkpoint's rows, in key order.
+type Rows = Vec<(Box<[u8]>, History)>;
+
+/// Keys and what happened to them, in the order of revisions.
+type Changes = Vec<(Box<[u8]>, Version)>;
+
+/// The checkpoint's rows, and those of them that are to be written anew.
+fn load_rows(engine: &dyn Engine, keys: Keys, state: &GroupState) -> Result<(Rows, Waiting)> {
     let mut entries = Vec::with_capacity(usize::try_from(state.index.rows).unwrap_or(0).min(1 << 24));
     let mut waiting = Waiting::default();
     let mut seen = Census::default();
@@ -132,7 +141,7 @@ fn load_index(engine: &dyn Engine, keys: Keys, state: &GroupState) -> Result<Ind
     if seen != state.index {
         return Err(rows::corrupt(&keys.index_start(), &incomplete(seen, state.index)));
     }
-    Ok(Index::from_sorted(entries, waiting))
+    Ok((entries, waiting))
 }
 
 fn incomplete(seen: Census, expected: Census) -> String {
@@ -177,25 +186,18 @@ impl Body {
         }
     }
 
-    /// Brings an index that is at least as new as `checkpoint` up to the state's revision. Compaction never goes beyond
-    /// the checkpoint, so that a record that is missing above it is found. Returns how many records there were, and their
-    /// bytes.
-    fn replay(&self, checkpoint: Revision, state: &GroupState) -> Result<(usize, usize)> {
-        let mut touched = Vec::new();
-        let (mut records, mut bytes) = (0, 0);
-        self.scan(checkpoint.next(), state.revision, checkpoint, &mut |record| {
-            self.index.write().apply(&record);
-            (records, bytes) = (records + 1, bytes + record.payload_bytes());
-            if record.rev.main <= state.compacted {
-                touched.push(record.key);
-            }
+    /// What happened since the checkpoint, in order, and how many bytes of records it was. Compaction never goes beyond the
+    /// checkpoint, so that a record that is missing above it is found.
+    fn changes_since_checkpoint(&self, state: &GroupState) -> Result<(Changes, usize)> {
+        let mut changes = Vec::new();
+        let mut bytes = 0;
+        self.scan(state.checkpoint.next(), state.revision, state.checkpoint, &mut |record| {
+            bytes += record.payload_bytes();
+            let version = Version::of(&record);
+            changes.push((Box::from(record.key.as_ref()), version));
             ControlFlow::Continue(())
         })?;
-        let mut index = self.index.write();
-        for key in touched {
-            index.prune(&key, state.compacted);
-        }
-        Ok((records, bytes))
+        Ok((changes, bytes))
     }
 
     /// Derives which keys hang on which lease.

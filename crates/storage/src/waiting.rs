@@ -58,8 +58,8 @@ impl Waiting {
     }
 
     /// `key`, which was clean or loose or new, changed at `since`, which never goes back.
-    pub fn push_changed(&mut self, since: Revision, key: &[u8]) {
-        self.changed.push_back(Changed { since, key: key.into() });
+    pub fn push_changed(&mut self, since: Revision, key: Box<[u8]>) {
+        self.changed.push_back(Changed { since, key });
     }
 
     /// `key` was written as it was at the revision before `since`, which never goes back, and has changed again.
