@@ -55,7 +55,7 @@ struct Args {
     /// Watchers of the watch workload
     #[arg(long, default_value_t = 100)]
     watchers: usize,
-    /// Puts per second of the watch workload
+    /// Puts per second of the watch workload that is paced
     #[arg(long, default_value_t = 500.0)]
     watch_rate: f64,
     /// How often each point runs on each system
@@ -136,7 +136,9 @@ fn points_of(workload: &str, args: &Args) -> Result<Vec<Point>> {
         "get-serializable" => (Workload::GetSerializable, &[1, 64, 1000]),
         "watch" => {
             let workload = Workload::Watch { watchers: args.watchers };
-            return Ok(vec![Point { workload, clients: 64, rate: Some(args.watch_rate) }]);
+            // At an equal rate the latencies compare; without one, how many events there are.
+            let paced = Point { workload, clients: 64, rate: Some(args.watch_rate) };
+            return Ok(vec![paced, Point { workload, clients: 16, rate: None }]);
         }
         "lease" => return Ok(vec![Point { workload: Workload::KeepAlive, clients: 100, rate: args.rate }]),
         other => bail!("unknown workload `{other}`"),
