@@ -30,6 +30,9 @@ const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
 /// Or earlier, after so much.
 const FLUSH_BYTES: usize = 32 << 20;
 
+/// How small a part of the tail's bound is worth a batch of its own in the engine: 1 MiB of 32.
+const TAIL_PARTS_PER_DRAIN: usize = 32;
+
 /// Log entries that are kept in memory for members that lag a little.
 const WAL_CACHE_BYTES: u64 = 16 << 20;
 
@@ -357,6 +360,7 @@ fn upkeep_options(config: &Config) -> UpkeepOptions {
     UpkeepOptions {
         flush_interval: FLUSH_INTERVAL,
         flush_bytes: FLUSH_BYTES,
+        drain_bytes_min: config.tail_bytes_max / TAIL_PARTS_PER_DRAIN,
         wal_keep_bytes: config.wal_keep_bytes,
         compaction_batch: config.compaction_batch,
         compaction_pause: config.compaction_pause,

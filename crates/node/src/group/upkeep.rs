@@ -26,14 +26,20 @@ const CHECKPOINT_STEPS_MAX: usize = 32;
 /// Pause before a full disk is tried again.
 const FULL_DISK_PAUSE: Duration = Duration::from_millis(500);
 
-/// How long the drain waits for more, so that batches are large, while there is room in the tail.
+/// How often a tail that fills is looked at.
 const DRAIN_PAUSE: Duration = Duration::from_millis(50);
+
+/// How often the upkeep looks round when nothing calls it.
+const IDLE_PAUSE: Duration = Duration::from_secs(1);
 
 /// Bounds of the upkeep.
 #[derive(Clone, Debug)]
 pub(crate) struct UpkeepOptions {
     pub flush_interval: Duration,
     pub flush_bytes: usize,
+    /// A tail with less than this waits for the next flush: large batches cost the engine less, and a record in the tail is
+    /// read faster than one in the engine.
+    pub drain_bytes_min: usize,
     pub wal_keep_bytes: u64,
     pub compaction_batch: usize,
     pub compaction_pause: Duration,
@@ -143,10 +149,34 @@ impl Upkeep {
     fn pause(&self) -> Duration {
         let now = Instant::now();
         let compaction = self.next_compaction.saturating_duration_since(now);
-        compaction.clamp(Duration::from_millis(1), self.options.flush_interval)
+        compaction.clamp(Duration::from_millis(1), IDLE_PAUSE)
     }
 
     async fn step(&mut self) -> Result<(), StorageError> {
+        self.drain()?;
+        if self.flush_is_due() && (self.dirty || self.checkpoint()?) {
+            let durable = self.flush()?;
+            self.purge_log(durable).await;
+        }
+        if self.last_sweep.elapsed() >= IDLE_PAUSE {
+            self.last_sweep = Instant::now();
+            self.state.waiters.sweep(self.last_sweep);
+        }
+        if Instant::now() >= self.next_compaction {
+            self.compact()?;
+        }
+        self.watch_space()
+    }
+
+    /// Brings the tail to the engine if there is enough in it.
+    fn drain(&mut self) -> Result<(), StorageError> {
+        let tail_bytes = self.store.tail_bytes();
+        if tail_bytes < self.options.drain_bytes_min && !self.store.tail_is_full() && !self.flush_is_due() {
+            if tail_bytes > 0 {
+                self.state.drain_news.notify_one();
+            }
+            return Ok(());
+        }
         loop {
             let report = self.store.drain(DRAIN_BYTES)?;
             // At once: what has left the tail would count for nothing until the next look, which may wait for a flush.
@@ -157,26 +187,14 @@ impl Upkeep {
             self.unflushed_bytes += report.bytes;
             self.dirty |= report.entries > 0;
             if report.empty {
-                break;
+                return Ok(());
             }
             // Under a load that fills the tail as fast as it is drained, the flush must have its turn: the log goes behind it.
             if self.flush_is_due() {
                 self.state.drain_news.notify_one();
-                break;
+                return Ok(());
             }
         }
-        if self.flush_is_due() && (self.dirty || self.checkpoint()?) {
-            let durable = self.flush()?;
-            self.purge_log(durable).await;
-        }
-        if self.last_sweep.elapsed() >= self.options.flush_interval {
-            self.last_sweep = Instant::now();
-            self.state.waiters.sweep(self.last_sweep);
-        }
-        if Instant::now() >= self.next_compaction {
-            self.compact()?;
-        }
-        self.watch_space()
     }
 
     /// Tells the quota how much the engine holds.
@@ -269,7 +287,7 @@ impl Upkeep {
         let cleaning = self.store.cleanup_step(self.options.compaction_batch)?;
         let progress = self.store.compaction_step(self.options.compaction_batch)?;
         let busy = cleaning == Progress::Working || progress == Progress::Working;
-        let pause = if busy { self.options.compaction_pause } else { self.options.flush_interval };
+        let pause = if busy { self.options.compaction_pause } else { IDLE_PAUSE };
         self.dirty |= busy;
         self.next_compaction = Instant::now() + pause;
         Ok(())
