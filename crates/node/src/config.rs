@@ -67,6 +67,9 @@ pub struct Config {
     pub record_cache_bytes: usize,
     /// Most bytes of records in memory that the engine does not have yet; at the bound, apply waits.
     pub tail_bytes_max: usize,
+    /// How often what was written is made durable in the engine. (In the log it is durable before the reply.) Each time, the
+    /// next writes wait a little for the disk; a start applies again what was written since the last time.
+    pub flush_interval: Duration,
     /// Size of a write-ahead log segment.
     pub wal_segment_bytes: u64,
     /// Log kept for members that lag; beyond it they get a snapshot.
@@ -148,6 +151,7 @@ impl Default for Config {
             engine_cache_bytes: 32 << 20,
             record_cache_bytes: 32 << 20,
             tail_bytes_max: 32 << 20,
+            flush_interval: Duration::from_secs(5),
             wal_segment_bytes: 64 << 20,
             wal_keep_bytes: 64 << 20,
             quota_bytes: 0,

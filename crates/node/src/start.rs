@@ -24,10 +24,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-/// How often what was written is made durable in the engine. (In the log it is durable before the reply.)
-const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
-
-/// Or earlier, after so much.
+/// What was written is made durable in the engine after so much, if that is earlier than the interval.
 const FLUSH_BYTES: usize = 32 << 20;
 
 /// How small a part of the tail's bound is worth a batch of its own in the engine: 1 MiB of 32.
@@ -358,7 +355,7 @@ fn group_options(config: &Config, env: &Arc<dyn Env>) -> GroupOptions {
 
 fn upkeep_options(config: &Config) -> UpkeepOptions {
     UpkeepOptions {
-        flush_interval: FLUSH_INTERVAL,
+        flush_interval: config.flush_interval,
         flush_bytes: FLUSH_BYTES,
         drain_bytes_min: config.tail_bytes_max / TAIL_PARTS_PER_DRAIN,
         wal_keep_bytes: config.wal_keep_bytes,

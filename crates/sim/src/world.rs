@@ -720,6 +720,7 @@ fn config(plan: &Plan, index: usize) -> Config {
         engine_cache_bytes: 1 << 20,
         record_cache_bytes: 64 << 10,
         tail_bytes_max: 256 << 10,
+        flush_interval: Duration::from_secs(1),
         compaction_batch: 20,
         quota_bytes: -1,
         // Its engine is no file that could be replaced; and damage, which no fault here makes, is to be seen.
