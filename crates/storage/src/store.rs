@@ -353,8 +353,8 @@ impl Store {
         }
     }
 
-    /// Gives space that the engine does not use back to the file system, for all groups together. Reads that the tail or the
-    /// cache answers and writes to the tail go on meanwhile; with redb, others wait. Blocks on the disk.
+    /// Gives space that the engine does not use back to the file system, for all groups together. Reads and writes go on
+    /// meanwhile. Needs disk space for a second copy of the rows while it runs. Blocks on the disk.
     pub fn defragment(&self) -> Result<()> {
         Ok(self.engine.compact()?)
     }

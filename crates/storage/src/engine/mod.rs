@@ -54,8 +54,8 @@ pub trait Engine: Send + Sync {
         Ok(None)
     }
 
-    /// Gives unused file space back as far as the engine can. Reads and writes wait at most for the parts that the engine
-    /// cannot do beside them.
+    /// Gives unused file space back as far as the engine can. Reads go on; writes wait for small parts of it. Refused with
+    /// [`EngineError::NoSpace`], and without harm, if it needs more disk space than there is.
     fn compact(&self) -> Result<(), EngineError>;
 }
 

@@ -4,22 +4,28 @@
 //! It checks its pages only when asked. Content is checked by the rows' own checksums, and reachability by the index,
 //! which knows what must exist.
 
+mod copy;
+
+use self::copy::Copy;
 use super::overlay::Overlay;
 use super::space::Space;
 use super::{Batch, DiskSpace, Engine, EngineConfig, EngineUsage, Visit};
 use crate::EngineError;
 use bytes::Bytes;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, MutexGuard, RwLock};
 use redb::{
     Builder, CompactionError, Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, StorageBackend,
     TableDefinition, TableError,
 };
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
-use std::ops::ControlFlow;
+use std::ops::{Bound, ControlFlow};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 pub(super) const FILE_NAME: &str = "engine.redb";
+/// A copy without the free space, until it takes the place of the file.
+const COPY_NAME: &str = "engine.redb.new";
 const TABLE: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("rows");
 /// Bytes of all rows, kept beside them: redb's own count would read the whole file.
 const BYTES_TABLE: TableDefinition<'_, (), u64> = TableDefinition::new("bytes");
@@ -30,12 +36,24 @@ const COMPACT_USED_SHARE_MAX: f64 = 0.4;
 
 /// A check reads everything once.
 const CHECK_CONFIG: EngineConfig = EngineConfig { cache_bytes: 64 << 20 };
+/// Bytes of rows that are copied while writes wait.
+const COPY_BYTES: usize = 1 << 20;
+/// So many of these portions are made durable together.
+const COPIES_PER_SYNC: usize = 32;
 
 /// The default engine.
 pub struct RedbEngine {
     path: PathBuf,
-    /// Written only by [`Engine::compact`], which redb does on an exclusive handle; everything else shares it.
+    config: EngineConfig,
+    /// Written only when another file takes the place of this one; everything else shares it.
     database: RwLock<Database>,
+    /// The copy that [`Engine::compact`] is making. Held by every write, so that none comes between two portions unseen, and
+    /// taken before `database`.
+    copy: Mutex<Option<Copy>>,
+    /// One compaction at a time.
+    compacting: Mutex<()>,
+    /// Whether the file's name is yet to be made durable.
+    name_is_new: AtomicBool,
     /// `None` if the backend is not a file.
     space: Option<Space>,
 }
@@ -44,22 +62,21 @@ impl RedbEngine {
     /// Opens `engine.redb` in `dir`, or creates it.
     pub fn open(dir: &Path, config: EngineConfig) -> Result<Self, EngineError> {
         let path = dir.join(FILE_NAME);
+        copy::remove(&dir.join(COPY_NAME))?;
         let created = !path.exists();
         let database = builder(config).create(&path).map_err(|error| open_error(&path, error))?;
         if created {
             // The file's name must survive a power cut as well as its content.
-            File::open(dir)
-                .and_then(|dir| dir.sync_all())
-                .map_err(|source| EngineError::Io { path: dir.to_path_buf(), source })?;
+            sync_dir(dir)?;
         }
-        Self::start(path, database, Some(Space::new(dir)))
+        Self::start(path, config, database, Some(Space::new(dir)))
     }
 
     /// Opens a database in `backend`, or creates it if that is empty. `name` stands for the path in error texts.
     pub fn with_backend(name: &str, backend: impl StorageBackend, config: EngineConfig) -> Result<Self, EngineError> {
         let path = PathBuf::from(name);
         let database = builder(config).create_with_backend(backend).map_err(|error| open_error(&path, error))?;
-        Self::start(path, database, None)
+        Self::start(path, config, database, None)
     }
 
     /// Opens `engine.redb` in `dir` without writing to it. If redb finds pages that are not what it wrote, it says so beside,
@@ -73,19 +90,34 @@ impl RedbEngine {
             opened.map_err(|error| open_error(&path, error))
         };
         match open(true) {
-            Ok(database) => Ok((Self { path: path.clone(), database: RwLock::new(database), space: None }, None)),
+            Ok(database) => Ok((Self::new(path.clone(), CHECK_CONFIG, database, None), None)),
             Err(damage @ EngineError::Corrupt { .. }) => match open(false) {
-                Ok(database) => {
-                    Ok((Self { path: path.clone(), database: RwLock::new(database), space: None }, Some(damage)))
-                }
+                Ok(database) => Ok((Self::new(path.clone(), CHECK_CONFIG, database, None), Some(damage))),
                 Err(_) => Err(damage),
             },
             Err(error) => Err(error),
         }
     }
 
-    fn start(path: PathBuf, database: Database, space: Option<Space>) -> Result<Self, EngineError> {
-        let engine = Self { path, database: RwLock::new(database), space };
+    fn new(path: PathBuf, config: EngineConfig, database: Database, space: Option<Space>) -> Self {
+        Self {
+            path,
+            config,
+            database: RwLock::new(database),
+            copy: Mutex::default(),
+            compacting: Mutex::default(),
+            name_is_new: AtomicBool::new(false),
+            space,
+        }
+    }
+
+    fn start(
+        path: PathBuf,
+        config: EngineConfig,
+        database: Database,
+        space: Option<Space>,
+    ) -> Result<Self, EngineError> {
+        let engine = Self::new(path, config, database, space);
         if engine.tables_missing()? {
             engine.commit(Durability::Immediate, &Batch::default())?;
         }
@@ -102,31 +134,12 @@ impl RedbEngine {
     }
 
     fn commit(&self, durability: Durability, batch: &Batch) -> Result<(), EngineError> {
-        let database = self.database.read();
-        let run = || -> Result<(), redb::Error> {
-            let mut write = database.begin_write()?;
-            write.set_durability(durability)?;
-            write.set_quick_repair(matches!(durability, Durability::Immediate));
-            {
-                let mut table = write.open_table(TABLE)?;
-                let mut bytes_table = write.open_table(BYTES_TABLE)?;
-                let mut bytes = bytes_table.get(())?.map_or(0, |bytes| bytes.value());
-                for (key, value) in batch.operations() {
-                    let old = match value {
-                        Some(value) => {
-                            bytes += (key.len() + value.len()) as u64;
-                            table.insert(key, value)?
-                        }
-                        None => table.remove(key)?,
-                    };
-                    bytes = bytes.saturating_sub(old.map_or(0, |old| key.len() + old.value().len()) as u64);
-                }
-                bytes_table.insert((), bytes)?;
-            }
-            write.commit()?;
-            Ok(())
-        };
-        run().map_err(|error| self.error(error))
+        let mut copy = self.copy.lock();
+        apply(&self.database.read(), durability, batch.operations()).map_err(|error| self.error(error))?;
+        if let Some(copy) = copy.as_mut() {
+            copy.follow(batch);
+        }
+        Ok(())
     }
 
     fn read<T>(
@@ -145,6 +158,40 @@ impl RedbEngine {
     fn error(&self, error: redb::Error) -> EngineError {
         engine_error(&self.path, error)
     }
+}
+
+fn sync_dir(dir: &Path) -> Result<(), EngineError> {
+    let sync = File::open(dir).and_then(|dir| dir.sync_all());
+    sync.map_err(|source| EngineError::Io { path: dir.to_path_buf(), source })
+}
+
+/// Writes all of `operations` to `database`, or nothing.
+fn apply<'a>(
+    database: &Database,
+    durability: Durability,
+    operations: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)>,
+) -> Result<(), redb::Error> {
+    let mut write = database.begin_write()?;
+    write.set_durability(durability)?;
+    write.set_quick_repair(matches!(durability, Durability::Immediate));
+    {
+        let mut table = write.open_table(TABLE)?;
+        let mut bytes_table = write.open_table(BYTES_TABLE)?;
+        let mut bytes = bytes_table.get(())?.map_or(0, |bytes| bytes.value());
+        for (key, value) in operations {
+            let old = match value {
+                Some(value) => {
+                    bytes += (key.len() + value.len()) as u64;
+                    table.insert(key, value)?
+                }
+                None => table.remove(key)?,
+            };
+            bytes = bytes.saturating_sub(old.map_or(0, |old| key.len() + old.value().len()) as u64);
+        }
+        bytes_table.insert((), bytes)?;
+    }
+    write.commit()?;
+    Ok(())
 }
 
 fn builder(config: EngineConfig) -> Builder {
@@ -214,6 +261,11 @@ impl Engine for RedbEngine {
 
     fn flush(&self) -> Result<(), EngineError> {
         self.commit(Durability::Immediate, &Batch::default())?;
+        // What is durable in a file whose name is not, is not durable.
+        if self.name_is_new.load(Ordering::Acquire) {
+            sync_dir(self.path.parent().unwrap_or(Path::new(".")))?;
+            self.name_is_new.store(false, Ordering::Release);
+        }
         self.space.iter().for_each(Space::flushed);
         Ok(())
     }
@@ -239,11 +291,77 @@ impl Engine for RedbEngine {
         if usage.used_bytes as f64 > usage.file_bytes as f64 * COMPACT_USED_SHARE_MAX {
             return Ok(());
         }
+        let _one = self.compacting.lock();
+        let Some(space) = &self.space else { return self.compact_in_place() };
+        if space.disk()?.free_bytes < usage.used_bytes * 2 {
+            return Err(EngineError::NoSpace { path: self.path.clone() });
+        }
+        let copy_path = self.path.with_file_name(COPY_NAME);
+        *self.copy.lock() = Some(Copy::create(copy_path.clone())?);
+        let outcome = self.copy_rows(space).and_then(|()| self.switch());
+        if outcome.is_err() {
+            self.copy.lock().take();
+            copy::remove(&copy_path)?;
+        }
+        outcome
+    }
+}
+
+impl RedbEngine {
+    /// Gives free space at the end of the file back. Everything else waits. For a backend that is not a file.
+    fn compact_in_place(&self) -> Result<(), EngineError> {
         match self.database.write().compact() {
             Ok(_) => Ok(()),
             Err(CompactionError::Storage(error)) => Err(self.error(error.into())),
             // Transactions live no longer than a call, and calls hold the lock; savepoints are never made.
             Err(other) => Err(self.error(other.into())),
         }
+    }
+
+    /// Brings all rows to the copy. Writes wait for one portion at most, reads not at all.
+    fn copy_rows(&self, space: &Space) -> Result<(), EngineError> {
+        for portion in 1.. {
+            let mut guard = self.copy.lock();
+            // Nobody else takes it away.
+            let Some(copy) = guard.as_mut() else { break };
+            let rows = self.rows_after(copy.copied())?;
+            if rows.is_empty() {
+                break;
+            }
+            space.admit(&rows)?;
+            let is_due = portion % COPIES_PER_SYNC == 0;
+            copy.take(&rows, if is_due { Durability::Immediate } else { Durability::None })?;
+            MutexGuard::unlock_fair(guard);
+        }
+        Ok(())
+    }
+
+    fn rows_after(&self, copied: Option<&[u8]>) -> Result<Batch, EngineError> {
+        let from = copied.map_or(Bound::Unbounded, Bound::Excluded);
+        self.read(|table| {
+            let mut rows = Batch::default();
+            for row in table.range::<&[u8]>((from, Bound::Unbounded))? {
+                let (key, value) = row?;
+                rows.put(key.value().to_vec(), value.value().to_vec());
+                if rows.bytes() >= COPY_BYTES {
+                    break;
+                }
+            }
+            Ok(rows)
+        })
+    }
+
+    /// Puts the copy, which has all rows, in the file's place.
+    fn switch(&self) -> Result<(), EngineError> {
+        let mut guard = self.copy.lock();
+        let Some(copy) = guard.take() else { return Ok(()) };
+        let (path, database) = copy.finish(self.config)?;
+        fs::rename(&path, &self.path).map_err(|source| EngineError::Io { path, source })?;
+        self.name_is_new.store(true, Ordering::Release);
+        let old = std::mem::replace(&mut *self.database.write(), database);
+        drop(guard);
+        // Its file has no name any more; to close it takes a while.
+        drop(old);
+        self.flush()
     }
 }
