@@ -77,7 +77,7 @@ impl Algorithm {
     pub fn signer(&'static self, file: &[u8]) -> Option<Signer> {
         let pem = || PrivateKeyDer::from_pem_slice(file).ok();
         Some(match self.scheme {
-            Scheme::Secret(algorithm) => Signer::Secret(hmac::Key::new(*algorithm, file)),
+            Scheme::Secret(algorithm) => Signer::Secret(Box::new(hmac::Key::new(*algorithm, file))),
             Scheme::Rsa(encoding, _) => {
                 let key = match pem()? {
                     PrivateKeyDer::Pkcs8(key) => RsaKeyPair::from_pkcs8(key.secret_pkcs8_der()),
@@ -96,7 +96,7 @@ impl Algorithm {
     /// Reads what verifies. `None` if the file does not hold such a key.
     pub fn verifier(&'static self, file: &[u8]) -> Option<Verifier> {
         let algorithm: &'static dyn VerificationAlgorithm = match self.scheme {
-            Scheme::Secret(algorithm) => return Some(Verifier::Secret(hmac::Key::new(*algorithm, file))),
+            Scheme::Secret(algorithm) => return Some(Verifier::Secret(Box::new(hmac::Key::new(*algorithm, file)))),
             Scheme::Rsa(_, algorithm) | Scheme::Ecdsa(_, algorithm) => algorithm,
             Scheme::Ed25519 => &ED25519,
         };
@@ -126,7 +126,7 @@ impl Algorithm {
 /// A key that signs.
 pub enum Signer {
     /// A secret.
-    Secret(hmac::Key),
+    Secret(Box<hmac::Key>),
     /// An RSA key, and how it is used.
     Rsa(Box<RsaKeyPair>, &'static dyn RsaEncoding),
     /// A key on a curve.
@@ -158,7 +158,7 @@ impl Signer {
 /// A key that verifies.
 pub enum Verifier {
     /// A secret.
-    Secret(hmac::Key),
+    Secret(Box<hmac::Key>),
     /// A public key.
     Public(ParsedPublicKey),
 }
