@@ -3,90 +3,17 @@
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+pub use quorate_checker::history::{Entry, Op, Outcome, Seen};
 use quorate_proto::mvccpb::KeyValue;
 
-/// A call.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Op {
-    /// Every value of a history is written by at most one call.
-    Put {
-        /// The key.
-        key: String,
-        /// The value.
-        value: String,
-    },
-    /// A put on the condition that the key's last write was at `expected` (0: no such key).
-    Cas {
-        /// The key.
-        key: String,
-        /// The revision that the caller had seen.
-        expected: i64,
-        /// The value.
-        value: String,
-    },
-    /// A read of one key.
-    Get {
-        /// The key.
-        key: String,
-        /// Answered from what the member had, which may be old.
-        serializable: bool,
-    },
-}
-
-/// What a key held.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Seen {
-    /// The value.
-    pub value: String,
-    /// Revision of the key's first write.
-    pub create_revision: i64,
-    /// Revision of the write that this is.
-    pub mod_revision: i64,
-    /// Writes since the first, itself included.
-    pub version: i64,
-}
-
-impl From<KeyValue> for Seen {
-    fn from(kv: KeyValue) -> Seen {
-        Seen {
-            value: String::from_utf8_lossy(&kv.value).into_owned(),
-            create_revision: kv.create_revision,
-            mod_revision: kv.mod_revision,
-            version: kv.version,
-        }
+/// What a key held, as an answer says it.
+pub fn seen(kv: KeyValue) -> Seen {
+    Seen {
+        value: String::from_utf8_lossy(&kv.value).into_owned(),
+        create_revision: kv.create_revision,
+        mod_revision: kv.mod_revision,
+        version: kv.version,
     }
-}
-
-/// What came of a call.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// It wrote, at this revision.
-    Wrote {
-        /// The revision.
-        revision: i64,
-    },
-    /// It read: a get, or a compare-and-set whose condition did not hold.
-    Read {
-        /// Revision of the answer's header.
-        revision: i64,
-        /// What the key held then.
-        seen: Option<Seen>,
-    },
-    /// No answer, or an error: a write may have happened or not, or may still happen.
-    Unknown,
-}
-
-/// One call with its outcome.
-#[derive(Clone, Debug)]
-pub struct Entry {
-    /// When it was sent, since the history began.
-    pub start: Duration,
-    /// When the answer came, since the history began.
-    pub end: Duration,
-    /// The call.
-    pub op: Op,
-    /// The outcome.
-    pub outcome: Outcome,
 }
 
 /// Where the clients of one test write down what they see.

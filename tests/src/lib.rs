@@ -6,7 +6,7 @@
 //! - [`engines`] says which storage engines they run on; `engine_tests!` runs a test on several sets of them.
 //! - [`client`] speaks etcd's API to one chosen member; [`load`] keeps many clients busy and writes down what each saw.
 //! - [`http`] asks as browsers and `curl` do.
-//! - [`history`] holds what they saw, and [`checker`] decides whether a linearizable store can have answered so.
+//! - [`history`] holds what they saw, and `quorate-checker` decides whether a linearizable store can have answered so.
 //! - [`manual`] has the recipes of the operations guide.
 //! - [`quorate`] runs the command line of the binary under test, where that is not etcd.
 //! - [`tools`] finds the programs of others that the tests drive, and [`programs`] speaks with scripts of theirs.
@@ -14,7 +14,6 @@
 //! The harness knows etcd's command line and wire API and nothing of how a server works, so the same tests run on etcd
 //! itself: `QUORATE_BIN=/usr/bin/etcd cargo nextest run -p quorate-tests`. A test that etcd fails is a wrong test.
 
-pub mod checker;
 pub mod client;
 pub mod cluster;
 pub mod disk;

@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use tonic::Status;
 
 use crate::client::Client;
-use crate::history::{Entry, History, Op, Outcome};
+use crate::history::{Entry, History, Op, Outcome, seen};
 
 /// What the clients do.
 #[derive(Clone, Debug)]
@@ -169,12 +169,12 @@ async fn call(client: &Client, op: &Op) -> Result<Outcome, Status> {
             let reply = client.cas(key, *expected, value).await?;
             Ok(match reply.found {
                 None => Outcome::Wrote { revision: reply.revision },
-                Some(kv) => Outcome::Read { revision: reply.revision, seen: kv.map(Into::into) },
+                Some(kv) => Outcome::Read { revision: reply.revision, seen: kv.map(seen) },
             })
         }
         Op::Get { key, serializable } => {
             let (revision, kv) = client.get(key, *serializable).await?;
-            Ok(Outcome::Read { revision, seen: kv.map(Into::into) })
+            Ok(Outcome::Read { revision, seen: kv.map(seen) })
         }
     }
 }

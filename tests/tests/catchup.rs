@@ -3,7 +3,7 @@
 use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
 
-use quorate_tests::checker::assert_linearizable;
+use quorate_checker::register::assert_linearizable;
 use quorate_tests::cluster::{Cluster, ClusterSpec};
 use quorate_tests::engine_tests;
 use quorate_tests::engines::Engines;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use quorate_tests::checker::assert_linearizable;
+use quorate_checker::register::assert_linearizable;
 use quorate_tests::cluster::{Cluster, ClusterSpec};
 use quorate_tests::engine_tests;
 use quorate_tests::engines::Engines;

@@ -5,9 +5,9 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use quorate_checker::register::assert_linearizable;
 use quorate_proto::etcdserverpb::alarm_request::AlarmAction;
 use quorate_proto::etcdserverpb::{AlarmRequest, AlarmType};
-use quorate_tests::checker::assert_linearizable;
 use quorate_tests::client::Client;
 use quorate_tests::cluster::{Cluster, ClusterSpec, PATIENCE};
 use quorate_tests::engine_tests;

@@ -9,14 +9,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use quorate_checker::register::assert_linearizable;
 use quorate_client::{
     Client, Compare, ConnectOptions, Error, GetOptions, Is, KeyValue, Op as TxnOp, OpResponse, PutOptions, Txn,
     WatchOptions,
 };
-use quorate_tests::checker::assert_linearizable;
 use quorate_tests::cluster::{Cluster, ClusterSpec, PATIENCE};
 use quorate_tests::engines::Engines;
-use quorate_tests::history::{History, Op, Outcome};
+use quorate_tests::history::{History, Op, Outcome, seen};
 use quorate_tests::server::Server;
 use quorate_tests::tools::{Etcdctl, skip};
 use rand::rngs::SmallRng;
@@ -267,7 +267,7 @@ impl Worker {
 }
 
 fn read(revision: i64, kvs: Vec<KeyValue>) -> Outcome {
-    Outcome::Read { revision, seen: kvs.into_iter().next().map(Into::into) }
+    Outcome::Read { revision, seen: kvs.into_iter().next().map(seen) }
 }
 
 fn text(bytes: &[u8]) -> String {

@@ -5,6 +5,7 @@ use crate::overlay::Overlay;
 use crate::{Change, Delta, Lease, LeaseId, Rejection, Reply, SystemChange, View};
 use alloc::vec;
 use alloc::vec::Vec;
+use quorate_sabotage::sabotage;
 
 /// Longest time to live of a lease, in seconds.
 pub const LEASE_TTL_SECONDS_MAX: i64 = 9_000_000_000;
@@ -29,7 +30,11 @@ pub(crate) fn revoke<V: View>(view: &V, id: LeaseId) -> Outcome<(Reply, Delta), 
         return Err(Abort::Rejected(Rejection::LeaseNotFound));
     }
     let mut overlay = Overlay::new(view);
-    for key in view.lease_keys(id) {
+    let mut keys = view.lease_keys(id);
+    if sabotage!(LeaseRevokeKeepsKey) && keys.len() > 1 {
+        keys.pop();
+    }
+    for key in keys {
         // The table of attached keys follows from the records, so a key on the lease is live.
         if let Some(meta) = view.key(&key, view.revision()) {
             overlay.push(key, Change::Delete, Some(meta.modified));

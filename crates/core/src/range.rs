@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 use bytes::Bytes;
 use core::cmp::Ordering;
 use core::ops::ControlFlow;
+use quorate_sabotage::sabotage;
 
 /// Reads a range. Only the records that are returned are read (all of the range if it is sorted by value).
 ///
@@ -28,7 +29,7 @@ fn resolve<V: View>(view: &V, wanted: Revision) -> Result<Revision, Rejection> {
         Err(Rejection::FutureRevision)
     } else if wanted <= Revision::ZERO {
         Ok(view.revision())
-    } else if wanted < view.compacted() {
+    } else if wanted < view.compacted() && !sabotage!(CompactionNotRefused) {
         Err(Rejection::Compacted)
     } else {
         Ok(wanted)
@@ -271,7 +272,7 @@ impl RangeCursor {
         keys_max: usize,
         bytes_max: usize,
     ) -> Result<Result<RangeChunk, Rejection>, V::Error> {
-        if self.at < view.compacted() {
+        if self.at < view.compacted() && !sabotage!(CompactionNotRefused) {
             return Ok(Err(Rejection::Compacted));
         }
         let keys_max = keys_max.max(1);
@@ -291,7 +292,7 @@ impl RangeCursor {
                 kvs.push(kv);
             }
             if !more || self.left == 0 {
-                let more = more && !self.request.count_only;
+                let more = more && !self.request.count_only && !sabotage!(RangeLimitIgnoresMore);
                 let count = view.count(&self.request.range, self.at);
                 return Ok(Ok(RangeChunk { kvs, totals: Some(RangeTotals { more, count }) }));
             }

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use core::cmp::Ordering;
 use core::ops::ControlFlow;
 use core::slice;
+use quorate_sabotage::sabotage;
 
 pub(crate) fn apply<V: View>(view: &V, txn: &Txn) -> Outcome<(Reply, Delta), V> {
     let plan = Plan::new(view, txn)?;
@@ -51,6 +52,9 @@ fn all_hold<V: View>(view: &V, compares: &[Compare]) -> Outcome<bool, V> {
     for compare in compares {
         if !holds(view, compare)? {
             return Ok(false);
+        }
+        if sabotage!(TxnFirstCompareOnly) {
+            break;
         }
     }
     Ok(true)
@@ -100,7 +104,7 @@ fn value_holds<V: View>(view: &V, compare: &Compare, wanted: &Bytes) -> Outcome<
             return Ok(false);
         }
     }
-    Ok(!revs.is_empty())
+    Ok(!revs.is_empty() || sabotage!(TxnValueCompareOnMissing))
 }
 
 impl CompareResult {
@@ -158,7 +162,10 @@ fn check_put_state<V: View>(view: &V, put: &Put) -> Result<(), Rejection> {
 fn run<V: View>(overlay: &mut Overlay<'_, V>, plan: &Plan<'_>) -> Outcome<TxnReply, V> {
     let mut nested = plan.nested.iter();
     let mut responses = Vec::with_capacity(plan.branch.len());
-    for op in plan.branch {
+    for (place, op) in plan.branch.iter().enumerate() {
+        if sabotage!(TxnLastOpDropped) && place > 0 && place + 1 == plan.branch.len() {
+            break;
+        }
         responses.push(run_op(overlay, op, &mut nested)?);
     }
     Ok(TxnReply { succeeded: plan.succeeded, responses })
@@ -169,7 +176,9 @@ fn run_op<V: View>(
     op: &Op,
     nested: &mut slice::Iter<'_, Plan<'_>>,
 ) -> Outcome<OpReply, V> {
-    overlay.settle();
+    if !sabotage!(TxnReadsBefore) {
+        overlay.settle();
+    }
     match op {
         Op::Range(request) => {
             let revision = overlay.revision();
@@ -196,18 +205,18 @@ fn run_put<V: View>(overlay: &mut Overlay<'_, V>, put: &Put) -> Outcome<OpReply,
         Some(_) | None => None,
     };
     let new_value = match &old {
-        Some(old) if put.ignore_value => old.value.clone(),
+        Some(old) if put.ignore_value && !sabotage!(TxnIgnoreValueClears) => old.value.clone(),
         Some(_) | None => put.value.clone(),
     };
     let revision = overlay.next_revision();
     let change = Change::Put {
-        create_revision: present.map_or(revision, |meta| meta.create_revision),
-        version: present.map_or(1, |meta| meta.version + 1),
+        create_revision: present.filter(|_| !sabotage!(TxnCreateMoves)).map_or(revision, |meta| meta.create_revision),
+        version: present.map_or(1, |meta| meta.version + i64::from(!sabotage!(TxnVersionStays))),
         lease: if put.ignore_lease { present.map_or(LeaseId::NONE, |meta| meta.lease) } else { put.lease },
         value: new_value,
     };
     overlay.push(put.key.clone(), change, present.map(|meta| meta.modified));
-    Ok(OpReply::Put { revision, prev_kv: old.filter(|_| put.prev_kv) })
+    Ok(OpReply::Put { revision, prev_kv: old.filter(|_| put.prev_kv && !sabotage!(TxnPrevKvMissing)) })
 }
 
 fn run_delete<V: View>(overlay: &mut Overlay<'_, V>, delete: &DeleteRange) -> Outcome<OpReply, V> {
@@ -216,6 +225,9 @@ fn run_delete<V: View>(overlay: &mut Overlay<'_, V>, delete: &DeleteRange) -> Ou
         doomed.push((Bytes::copy_from_slice(key), meta.modified));
         ControlFlow::Continue(())
     });
+    if sabotage!(DeleteRangeStops) && doomed.len() > 1 {
+        doomed.pop();
+    }
     let mut prev_kvs = Vec::new();
     if delete.prev_kv {
         for (_, rev) in &doomed {

@@ -6,6 +6,7 @@ use crate::{Config, EngineKind, Error, InitialClusterState};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use quorate_proto::peer_v1 as pb;
+use quorate_sabotage::sabotage;
 use quorate_wal::Disk;
 use sha1::{Digest, Sha1};
 use std::collections::{BTreeMap, BTreeSet};
@@ -254,7 +255,7 @@ async fn ask_to_join(env: &dyn Env, others: &[String]) -> Result<pb::ClusterInfo
 /// term and lose what it acknowledged.
 fn refuse_if_started(info: &pb::ClusterInfoReply, me: u64) -> Result<(), Error> {
     match info.members.iter().find(|m| m.id == me) {
-        Some(member) if member.started => Err(Error::Fatal(format!(
+        Some(member) if member.started && !sabotage!(DataDirUnchecked) => Err(Error::Fatal(format!(
             "member {me:x} has already been bootstrapped, and this data directory is not the one it had: bring the old \
              directory back, or remove the member (`quorate member remove {me:x}`), add it again (`quorate member add`), \
              and start with --initial-cluster-state existing and an empty data directory"

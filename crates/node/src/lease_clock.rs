@@ -11,6 +11,7 @@
 //! `now` is the time since any fixed moment, and never goes back within a leadership.
 
 use quorate_core::{Lease, LeaseId};
+use quorate_sabotage::sabotage;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -97,7 +98,8 @@ impl LeaseClock {
     /// Renews a lease. `None` if it is unknown or expired, or this member does not lead.
     pub fn renew(&mut self, now: Duration, id: LeaseId) -> Option<Renewal> {
         let leading = self.leading.as_mut()?;
-        let mut entry = leading.leases.get(&id).copied().filter(|entry| now < entry.deadline)?;
+        let mut entry =
+            leading.leases.get(&id).copied().filter(|entry| now < entry.deadline || sabotage!(LeaseRenewedAfterEnd))?;
         let clear_checkpoint = entry.checkpoint != 0 || entry.checkpoint_proposed.is_some();
         if clear_checkpoint {
             entry.checkpoint_proposed = Some(0);
@@ -141,6 +143,9 @@ impl LeaseClock {
     /// again only when the retry interval has passed and it is still there.
     pub fn expired(&mut self, now: Duration, max: usize) -> Vec<LeaseId> {
         let Some(leading) = &mut self.leading else { return Vec::new() };
+        if sabotage!(LeaseNeverExpires) {
+            return Vec::new();
+        }
         let due: Vec<LeaseId> =
             leading.due.iter().take_while(|(due, _)| *due <= now).take(max).map(|(_, id)| *id).collect();
         for id in &due {
@@ -201,6 +206,7 @@ impl LeaseClock {
 impl Leading {
     fn start(&mut self, now: Duration, lease: Lease) {
         let left = if lease.remaining_ttl_seconds > 0 { lease.remaining_ttl_seconds } else { lease.ttl_seconds };
+        let left = if sabotage!(LeaseShortAtNewLeader) { left / 2 } else { left };
         let deadline = now + seconds(left);
         self.leases.insert(
             lease.id,
@@ -241,7 +247,8 @@ impl Leading {
 impl Entry {
     /// Gives the full time from `now` on.
     fn extend(&mut self, now: Duration) {
-        self.deadline = now + seconds(self.ttl_seconds);
+        let short = i64::from(sabotage!(LeaseSecondShort));
+        self.deadline = now + seconds(self.ttl_seconds - short);
         self.due = self.deadline;
         self.unchecked = now;
     }

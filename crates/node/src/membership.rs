@@ -9,6 +9,7 @@ use crate::{Config, Error, Member};
 use pb::member_change::Change;
 use quorate_core::{Command, MemberId};
 use quorate_proto::peer_v1 as pb;
+use quorate_sabotage::sabotage;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -119,7 +120,9 @@ async fn remove(group: &Group, config: &Config, id: u64) -> Result<u64, Error> {
     }
     let index = retry(|| group.raft.remove(id, member.voter)).await?;
     // From here on its id is never used again, and whoever hears from it tells it that it is gone.
-    group.write(Command::MemberForget { member: MemberId::new(id) }).await?;
+    if !sabotage!(RemovedNotForgotten) {
+        group.write(Command::MemberForget { member: MemberId::new(id) }).await?;
+    }
     Ok(index)
 }
 
@@ -253,7 +256,7 @@ async fn promote_ready(group: &Arc<Group>) -> Result<(), Error> {
 async fn forget_gone(group: &Arc<Group>) -> Result<(), Error> {
     let there: BTreeSet<u64> = raft_members(group)?.into_iter().map(|member| member.id).collect();
     for (member, _) in group.state.store.members() {
-        if !there.contains(&member.get()) {
+        if !there.contains(&member.get()) && !sabotage!(RemovedNotForgotten) {
             tracing::info!(
                 member = format!("{:x}", member.get()),
                 "the member is gone for good: its id is not used again"

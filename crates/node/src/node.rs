@@ -20,6 +20,7 @@ use quorate_core::{
     View,
 };
 use quorate_proto::peer_v1 as pb;
+use quorate_sabotage::sabotage;
 use quorate_storage::{HashKv, ReadView};
 use std::sync::Arc;
 use std::time::Duration;
@@ -238,6 +239,7 @@ impl Node {
     /// # Errors
     /// Rejections of [`quorate_core::range`]; [`Error::NotSupportedForLearner`]; no leader or no quorum in time.
     pub async fn range(&self, request: RangeRequest) -> Result<Answer<RangeReply>, Error> {
+        let before = sabotage!(HeaderBeforeRead).then(|| self.header());
         if !request.serializable {
             self.refuse_on_learner()?;
             self.running.group.linearize().await?;
@@ -245,7 +247,7 @@ impl Node {
         self.check_running()?;
         let view = self.running.group.state.store.view();
         view.auth().check_read(&self.caller, &request.range)?;
-        let header = self.header_at(view.revision());
+        let header = before.unwrap_or_else(|| self.header_at(view.revision()));
         let began = Instant::now();
         let body = read_range(&view, &request).await;
         stages::note(Stage::Engine, began.elapsed());

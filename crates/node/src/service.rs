@@ -13,6 +13,7 @@ use pb::request::Kind as Ask;
 use pb::response::Kind as Answer;
 use quorate_core::{GroupId, MemberId, Revision};
 use quorate_proto::peer_v1 as pb;
+use quorate_sabotage::sabotage;
 use quorate_storage::{Installer, SnapshotMeta};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -95,7 +96,7 @@ impl Service {
         // INVARIANT(identity): an id comes with the data directory that it has told the cluster, or not at all.
         let known = store.members().into_iter().find(|(id, _)| *id == member);
         match known {
-            Some((_, attributes)) if attributes.data_dir_id != hello.data_dir_id => {
+            Some((_, attributes)) if attributes.data_dir_id != hello.data_dir_id && !sabotage!(DataDirUnchecked) => {
                 Some((pb::Refusal::Wiped, wiped_text(hello.member_id)))
             }
             Some(_) | None => None,

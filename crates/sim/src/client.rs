@@ -1,13 +1,16 @@
 //! Clients: calls to a member with a deadline, over the simulated network, and everything noted in the history.
 
 use crate::clock::MachineClock;
-use crate::history::{Entry, Event, Op, Outcome, Renewal, Seen, SharedHistory, Span};
+use crate::history::{
+    Condition, Entry, Event, Field, Op, Outcome, Renewal, Seen, SharedHistory, Span, Step, StepAnswer, Transaction,
+};
 use crate::machine::Doors;
 use crate::network::Network;
+use crate::oracle::Rule;
 use bytes::Bytes;
 use quorate_core::{
-    Change, Compare, CompareResult, CompareTarget, DeleteRange, KeyRange, KeyValue, LeaseId, Op as CoreOp, OpReply,
-    Put, RangeRequest, Record, Revision, Txn,
+    Caller, Change, Compare, CompareResult, CompareTarget, DeleteRange, KeyRange, KeyValue, LeaseId, Op as CoreOp,
+    OpReply, Put, RangeRequest, Record, Revision, Txn,
 };
 use quorate_node::{Error, Node};
 use std::sync::Arc;
@@ -44,13 +47,12 @@ impl Rpc {
             if network.is_blocked(me, member) {
                 std::future::pending::<()>().await;
             }
-            let (network, back) = (network.clone(), door.clone());
+            let back = door.clone();
             let sent = door.send(Box::new(move |node| {
                 Box::pin(async move {
                     let result = act(node).await;
-                    tokio::time::sleep(network.delay(member, me)).await;
-                    // A process that must end tells nobody anything any more.
-                    if !network.is_blocked(member, me) && back.fatal().is_none() {
+                    // A process that must end tells nobody anything any more. What it has told by then arrives.
+                    if back.fatal().is_none() {
                         let _ = answer.send(result);
                     }
                 })
@@ -58,39 +60,61 @@ impl Rpc {
             if !sent {
                 return None;
             }
-            answered.await.ok()
+            let result = answered.await.ok();
+            tokio::time::sleep(network.delay(member, me)).await;
+            if network.is_blocked(member, me) {
+                std::future::pending::<()>().await;
+            }
+            result
         };
         tokio::time::timeout(self.deadline, ask).await.ok().flatten()
     }
 
     /// Calls, and notes what came of it.
     pub async fn run(&self, client: usize, member: usize, op: Op) -> Outcome {
+        self.run_as(client, member, None, op).await
+    }
+
+    /// Likewise, in the name of somebody.
+    pub async fn run_as(&self, client: usize, member: usize, caller: Option<Caller>, op: Op) -> Outcome {
         let start = self.clock.world_now();
         let asked = op.clone();
-        let outcome = self.call(member, move |node| perform(node, asked)).await.unwrap_or(Outcome::Unknown);
+        let act = move |node: Node| perform(caller.map_or(node.clone(), |caller| node.on_behalf_of(caller)), asked);
+        let outcome = self.call(member, act).await.unwrap_or(Outcome::Unknown);
         let end = self.clock.world_now();
         self.history.lock().entries.push(Entry { client, member, start, end, op, outcome: outcome.clone() });
         outcome
     }
 
-    /// Grants a lease. Its id, if it was granted.
-    pub async fn grant(&self, member: usize, ttl_seconds: i64) -> Option<i64> {
+    /// Grants a lease of this id. Whether it was granted.
+    pub async fn grant(&self, member: usize, lease: i64, ttl_seconds: i64) -> bool {
         let start = self.clock.world_now();
-        let grant = self.call(member, move |node| async move { node.lease_grant(LeaseId::NONE, ttl_seconds).await });
-        let (id, ttl_seconds) = grant.await?.ok()?.body;
-        self.history.lock().renewals.push(Renewal { lease: id.get(), ttl_seconds, start });
-        Some(id.get())
+        let id = LeaseId::new(lease);
+        let grant = self.call(member, move |node| async move { node.lease_grant(id, ttl_seconds).await });
+        let granted = grant.await.and_then(Result::ok).map(|answer| answer.body.1);
+        self.note_renewal(lease, granted.unwrap_or(ttl_seconds), start, granted.is_some());
+        granted.is_some()
     }
 
-    /// Renews a lease. `Some(false)`: it is gone.
-    pub async fn renew(&self, member: usize, lease: i64) -> Option<bool> {
+    /// Renews a lease of this TTL. `Some(false)`: it is gone.
+    pub async fn renew(&self, member: usize, lease: i64, ttl_seconds: i64) -> Option<bool> {
         let start = self.clock.world_now();
         let renew = self.call(member, move |node| async move { node.lease_keep_alive(LeaseId::new(lease)).await });
-        let ttl_seconds = renew.await?.ok()?.body;
-        if ttl_seconds > 0 {
-            self.history.lock().renewals.push(Renewal { lease, ttl_seconds, start });
+        let renewed = renew.await.and_then(Result::ok).map(|answer| answer.body);
+        if renewed != Some(0) {
+            self.note_renewal(lease, renewed.unwrap_or(ttl_seconds), start, renewed.is_some());
         }
-        Some(ttl_seconds > 0)
+        renewed.map(|ttl_seconds| ttl_seconds > 0)
+    }
+
+    fn note_renewal(&self, lease: i64, ttl_seconds: i64, start: Duration, acknowledged: bool) {
+        let end = self.clock.world_now();
+        self.history.lock().renewals.push(Renewal { lease, ttl_seconds, start, end, acknowledged });
+    }
+
+    /// Notes something that nobody may see.
+    pub fn wrong(&self, rule: Rule, text: String) {
+        self.history.lock().seen_wrong.push((rule, text));
     }
 }
 
@@ -104,7 +128,8 @@ fn outcome_of(error: &Error) -> Outcome {
     }
 }
 
-async fn perform(node: Node, op: Op) -> Outcome {
+/// Has a node carry out a call.
+pub async fn perform(node: Node, op: Op) -> Outcome {
     let result = match op {
         Op::Put { key, value, lease } => {
             let put = Put { key: key.into(), value: value.into(), lease: LeaseId::new(lease), ..Put::default() };
@@ -128,6 +153,25 @@ async fn perform(node: Node, op: Op) -> Outcome {
         }),
         Op::Revoke { lease } => {
             node.lease_revoke(LeaseId::new(lease)).await.map(|answer| done(answer.header.revision, 0))
+        }
+        Op::Txn(transaction) => node.txn(txn(&transaction)).await.map(|answer| Outcome::Txn {
+            revision: answer.header.revision.get(),
+            succeeded: answer.body.succeeded,
+            answers: answer.body.responses.iter().map(step_answer).collect(),
+        }),
+        Op::Page { span, limit, revision, count_only } => {
+            let revision = Revision::new(revision);
+            let request = RangeRequest { limit, revision, count_only, ..RangeRequest::new(range_of(&span)) };
+            node.range(request).await.map(|answer| Outcome::Page {
+                revision: answer.header.revision.get(),
+                kvs: answer.body.kvs.iter().map(seen).collect(),
+                more: answer.body.more,
+                count: answer.body.count,
+            })
+        }
+        // Some wait until it is gone from the disk, too.
+        Op::Compact { revision } => {
+            node.compact(Revision::new(revision), revision % 2 == 0).await.map(|answer| done(answer.header.revision, 0))
         }
     };
     result.unwrap_or_else(|error| outcome_of(&error))
@@ -161,6 +205,50 @@ fn swap(parts: &[(String, i64, String)]) -> Txn {
         compares: parts.iter().map(compare).collect(),
         success: parts.iter().map(put).collect(),
         failure: vec![CoreOp::Range(RangeRequest::new(KeyRange::Single(Bytes::from(first.to_owned()))))],
+    }
+}
+
+fn txn(transaction: &Transaction) -> Txn {
+    Txn {
+        compares: transaction.conditions.iter().map(compare).collect(),
+        success: transaction.success.iter().map(core_op).collect(),
+        failure: transaction.failure.iter().map(core_op).collect(),
+    }
+}
+
+fn compare(condition: &Condition) -> Compare {
+    let target = match &condition.field {
+        Field::Value(value) => CompareTarget::Value(value.clone().into()),
+        Field::Version(version) => CompareTarget::Version(*version),
+        Field::Create(revision) => CompareTarget::Create(Revision::new(*revision)),
+        Field::Mod(revision) => CompareTarget::Mod(Revision::new(*revision)),
+        Field::Lease(lease) => CompareTarget::Lease(LeaseId::new(*lease)),
+    };
+    Compare { range: KeyRange::Single(condition.key.clone().into()), result: CompareResult::Equal, target }
+}
+
+fn core_op(step: &Step) -> CoreOp {
+    match step {
+        Step::Put { key, value, lease } => CoreOp::Put(Put {
+            key: key.clone().into(),
+            value: value.clone().unwrap_or_default().into(),
+            lease: LeaseId::new(lease.unwrap_or(0)),
+            prev_kv: true,
+            ignore_value: value.is_none(),
+            ignore_lease: lease.is_none(),
+        }),
+        Step::Delete(span) => CoreOp::DeleteRange(DeleteRange { range: range_of(span), prev_kv: true }),
+        Step::Get(span) => CoreOp::Range(RangeRequest::new(range_of(span))),
+        Step::Nested(transaction) => CoreOp::Txn(txn(transaction)),
+    }
+}
+
+fn step_answer(reply: &OpReply) -> StepAnswer {
+    match reply {
+        OpReply::Put { prev_kv, .. } => StepAnswer::Put(prev_kv.as_ref().map(seen)),
+        OpReply::DeleteRange { prev_kvs, .. } => StepAnswer::Deleted(prev_kvs.iter().map(seen).collect()),
+        OpReply::Range { reply, .. } => StepAnswer::Got(reply.kvs.iter().map(seen).collect()),
+        OpReply::Txn(reply) => StepAnswer::Nested(reply.succeeded, reply.responses.iter().map(step_answer).collect()),
     }
 }
 

@@ -1,11 +1,12 @@
 //! What clients asked, what they were told and when; and what watchers saw.
 
+use crate::oracle::Rule;
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Keys from `from` up to and without `until`; without an `until`, the one key.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Span {
     /// First key.
     pub from: String,
@@ -17,6 +18,11 @@ impl Span {
     /// One key.
     pub fn key(key: &str) -> Span {
         Span { from: key.to_owned(), until: None }
+    }
+
+    /// All keys that the simulation writes.
+    pub fn all() -> Span {
+        Span { from: " ".to_owned(), until: Some("~".to_owned()) }
     }
 
     /// All keys that start with `prefix`.
@@ -34,7 +40,7 @@ impl Span {
 }
 
 /// What a key holds.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Seen {
     /// The key.
     pub key: String,
@@ -87,6 +93,92 @@ pub enum Op {
         /// The lease.
         lease: i64,
     },
+    /// Any transaction.
+    Txn(Transaction),
+    /// Read a part of a list.
+    Page {
+        /// Which keys.
+        span: Span,
+        /// How many at most; 0: all.
+        limit: i64,
+        /// At which revision; 0 is the newest.
+        revision: i64,
+        /// Only count.
+        count_only: bool,
+    },
+    /// Forget what is older.
+    Compact {
+        /// Than this revision.
+        revision: i64,
+    },
+}
+
+/// All conditions are looked at first, also those of nested transactions; then one of the lists runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Transaction {
+    /// All must hold for `success` to run.
+    pub conditions: Vec<Condition>,
+    /// Runs if they do.
+    pub success: Vec<Step>,
+    /// Runs if not.
+    pub failure: Vec<Step>,
+}
+
+/// Holds if `field` of `key` is what is said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Condition {
+    /// The key.
+    pub key: String,
+    /// What of it must be equal to what.
+    pub field: Field,
+}
+
+/// A field of a key, and its value. Of a key that is not there all numbers are 0, and the value is equal to nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Field {
+    /// The value.
+    Value(String),
+    /// Writes since the first.
+    Version(i64),
+    /// Revision of the first write.
+    Create(i64),
+    /// Revision of the last write.
+    Mod(i64),
+    /// The lease.
+    Lease(i64),
+}
+
+/// An operation of a transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Write a key.
+    Put {
+        /// The key.
+        key: String,
+        /// The value; `None` keeps the one that is there.
+        value: Option<String>,
+        /// The lease, or 0; `None` keeps the one that is there.
+        lease: Option<i64>,
+    },
+    /// Delete keys.
+    Delete(Span),
+    /// Read keys.
+    Get(Span),
+    /// A transaction within.
+    Nested(Transaction),
+}
+
+/// What an operation answered. What was there before a change is always asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StepAnswer {
+    /// What a put found.
+    Put(Option<Seen>),
+    /// What a delete deleted.
+    Deleted(Vec<Seen>),
+    /// What a read found.
+    Got(Vec<Seen>),
+    /// Of a transaction within: which list ran, and its answers.
+    Nested(bool, Vec<StepAnswer>),
 }
 
 /// What came of a call.
@@ -105,6 +197,26 @@ pub enum Outcome {
         revision: i64,
         /// What was there, in order of keys.
         kvs: Vec<Seen>,
+    },
+    /// A transaction was carried out.
+    Txn {
+        /// Revision of the header.
+        revision: i64,
+        /// Which list ran.
+        succeeded: bool,
+        /// What its operations answered.
+        answers: Vec<StepAnswer>,
+    },
+    /// A part of a list.
+    Page {
+        /// Revision of the header.
+        revision: i64,
+        /// What was there, in order of keys.
+        kvs: Vec<Seen>,
+        /// Whether there is more.
+        more: bool,
+        /// How many keys there are.
+        count: i64,
     },
     /// Refused for good: it has changed nothing and never will.
     Refused(String),
@@ -162,7 +274,7 @@ impl Event {
 }
 
 /// What one watcher saw over all its connections.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Watched {
     /// Its name in reports.
     pub name: String,
@@ -170,8 +282,14 @@ pub struct Watched {
     pub span: Span,
     /// From which revision on.
     pub from: i64,
+    /// Whether it asked for no writes.
+    pub no_put: bool,
+    /// Whether it asked for no deletes.
+    pub no_delete: bool,
     /// Events with the world time at which they came, in the order in which they came.
     pub events: Vec<(Duration, Event)>,
+    /// Of events for which it asked what was there before: key, revision, and that.
+    pub before: Vec<(String, i64, Option<Seen>)>,
     /// Everything up to here was promised to have come: by an event's header or by progress.
     pub complete_to: i64,
     /// What it saw that no watcher may see.
@@ -180,15 +298,19 @@ pub struct Watched {
     pub gaps: Vec<(i64, i64)>,
 }
 
-/// A renewal of a lease that was acknowledged.
+/// A grant or a renewal of a lease.
 #[derive(Clone, Debug)]
 pub struct Renewal {
     /// The lease.
     pub lease: i64,
     /// Seconds that it lives without another.
     pub ttl_seconds: i64,
-    /// When the request was sent: it lives at least until this plus the TTL.
+    /// When the request was sent: if it is acknowledged, the lease lives at least until this plus the TTL.
     pub start: Duration,
+    /// When the answer came, or nobody waited for it any more.
+    pub end: Duration,
+    /// Whether it was acknowledged.
+    pub acknowledged: bool,
 }
 
 /// Everything that clients saw.
@@ -200,6 +322,8 @@ pub struct History {
     pub renewals: Vec<Renewal>,
     /// Watchers that have ended or will.
     pub watched: Vec<Arc<Mutex<Watched>>>,
+    /// What clients saw that nobody may see, and that needs no ledger to tell: the rule and the words.
+    pub seen_wrong: Vec<(Rule, String)>,
 }
 
 /// Shared by all clients.

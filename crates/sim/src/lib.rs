@@ -10,6 +10,7 @@ mod clock;
 pub mod determinism;
 pub mod history;
 mod machine;
+mod model;
 mod network;
 pub mod oracle;
 mod plan;

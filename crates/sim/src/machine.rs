@@ -7,7 +7,7 @@ use crate::network::Network;
 use parking_lot::Mutex;
 use quorate_node::env::{Accepted, BoxFuture, ByteStream, Env, Listener};
 use quorate_node::urls::host_port;
-use quorate_node::{Config, Node};
+use quorate_node::{Config, Node, Restore, Restored};
 use quorate_storage::engine::RedbEngine;
 use quorate_storage::{Engine, EngineConfig, EngineError, EngineKind};
 use quorate_wal::fault::FaultDisk;
@@ -17,7 +17,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
@@ -83,6 +83,8 @@ pub struct Machine {
     config: Config,
     boot: Option<Boot>,
     random_state: Arc<AtomicU64>,
+    /// How far the wall clock is off, in milliseconds.
+    wall_clock_off_ms: Arc<AtomicI64>,
     rate: f64,
     /// Stands still until then, as after SIGSTOP.
     paused: Option<(Duration, Duration)>,
@@ -104,6 +106,7 @@ impl Machine {
             config,
             boot: None,
             random_state: Arc::new(AtomicU64::new(seed)),
+            wall_clock_off_ms: Arc::default(),
             rate: 1.0,
             paused: None,
         }
@@ -139,18 +142,42 @@ impl Machine {
         let (jobs, queue) = mpsc::unbounded_channel();
         let door = self.door();
         *door.inner.lock() = DoorInner { jobs: Some(jobs), clock: Some(clock.clone()), ..DoorInner::default() };
-        let env = Arc::new(SimEnv {
-            machine: self.index,
-            disk: self.disk.clone(),
-            network: self.network.clone(),
-            clock: clock.clone(),
-            doors: self.doors.clone(),
-            random_state: self.random_state.clone(),
-            dead: Arc::new(AtomicBool::new(false)),
-        });
+        let env = self.env(clock.clone());
         runtime.spawn(run_node(self.config.clone(), env, door, queue));
         self.boot = Some(Boot { runtime, clock });
         self.paused = None;
+    }
+
+    fn env(&self, clock: Arc<MachineClock>) -> Arc<SimEnv> {
+        Arc::new(SimEnv {
+            machine: self.index,
+            disk: self.disk.clone(),
+            network: self.network.clone(),
+            clock,
+            doors: self.doors.clone(),
+            random_state: self.random_state.clone(),
+            wall_clock_off_ms: self.wall_clock_off_ms.clone(),
+            dead: Arc::new(AtomicBool::new(false)),
+        })
+    }
+
+    /// Makes its data directory from a copy of somebody's data, while it is off.
+    ///
+    /// # Errors
+    /// The words of what went wrong.
+    pub fn restore(&self, copy: &[u8]) -> Result<Restored, String> {
+        let snapshot = PathBuf::from("/copy");
+        let written = self.disk.create(&snapshot).and_then(|file| file.write_at(0, copy));
+        written.map_err(|error| error.to_string())?;
+        let restore = Restore { snapshot, check_hash: false, revision_bump: 0, config: self.config.clone() };
+        let env: Arc<dyn Env> = self.env(Arc::new(MachineClock::new(Duration::ZERO, 1.0)));
+        let restored = paused_runtime().block_on(quorate_node::restore(&restore, &env, |_, _| {}));
+        restored.map_err(|error| error.to_string())
+    }
+
+    /// Sets the wall clock to another time.
+    pub fn move_wall_clock(&self, by_ms: i64) {
+        self.wall_clock_off_ms.fetch_add(by_ms, Ordering::SeqCst);
     }
 
     /// Ends the process at once. What it wrote and did not sync is in the page cache still.
@@ -175,6 +202,11 @@ impl Machine {
         drop(self.boot.take());
         drop(gone);
         self.paused = None;
+    }
+
+    /// Whether it stands still.
+    pub fn is_paused(&self) -> bool {
+        self.paused.is_some()
     }
 
     /// Lets it stand still for a while.
@@ -257,12 +289,14 @@ struct SimEnv {
     clock: Arc<MachineClock>,
     doors: Doors,
     random_state: Arc<AtomicU64>,
+    wall_clock_off_ms: Arc<AtomicI64>,
     dead: Arc<AtomicBool>,
 }
 
 impl Env for SimEnv {
     fn wall_clock_ms(&self) -> u64 {
-        1_700_000_000_000 + self.clock.world_now().as_millis() as u64
+        let now = 1_700_000_000_000 + self.clock.world_now().as_millis() as u64;
+        now.saturating_add_signed(self.wall_clock_off_ms.load(Ordering::SeqCst))
     }
 
     fn random_u64(&self) -> u64 {

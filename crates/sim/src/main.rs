@@ -1,5 +1,7 @@
 //! `quorate-sim`: runs seeds of the simulation. See `quorate-sim --help`.
 
+mod sabotage;
+
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 use quorate_sim::{Plan, Report, World, determinism};
@@ -33,6 +35,12 @@ struct Arguments {
     /// At most so many clients of each kind.
     #[arg(long)]
     clients_max: Option<usize>,
+    /// Runs with this deliberate bug. Only in a program that was built to have them (`cargo xtask sabotage`).
+    #[arg(long)]
+    bug: Option<String>,
+    /// Lists the deliberate bugs: name, part of the system, what is wrong.
+    #[arg(long)]
+    list_bugs: bool,
     /// Runs this one seed in this process.
     #[arg(long, hide = true)]
     here: bool,
@@ -40,19 +48,31 @@ struct Arguments {
 
 fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
+    if arguments.list_bugs {
+        sabotage::list();
+        return Ok(ExitCode::SUCCESS);
+    }
     if arguments.here || arguments.verbose {
-        return Ok(here(&arguments));
+        return here(&arguments);
     }
     many(&arguments)
 }
 
-fn here(arguments: &Arguments) -> ExitCode {
-    if arguments.verbose {
-        // What the nodes log, on demand: RUST_LOG=quorate_node=debug.
+fn here(arguments: &Arguments) -> Result<ExitCode> {
+    // An assertion that fails ends a process of production, too: there a panic aborts.
+    let report_panic = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report_panic(panic);
+        std::process::abort();
+    }));
+    sabotage::arm(arguments.seed, arguments.bug.as_deref())?;
+    determinism::seed_process(arguments.seed);
+    if arguments.verbose && std::env::var_os("RUST_LOG").is_some() {
+        // What the nodes log, on demand: RUST_LOG=quorate_node=debug. Not without being asked: it takes random numbers, too,
+        // and if any code let the order of a hash map decide, the history would be another.
         let filter = tracing_subscriber::EnvFilter::from_default_env();
         tracing_subscriber::fmt().with_env_filter(filter).without_time().with_writer(std::io::stdout).init();
     }
-    determinism::seed_process(arguments.seed);
     let mut plan = Plan::new(arguments.seed);
     let mut place = 0;
     plan.faults.retain(|_| {
@@ -61,7 +81,17 @@ fn here(arguments: &Arguments) -> ExitCode {
     });
     if let Some(most) = arguments.clients_max {
         let load = &mut plan.load;
-        for count in [&mut load.clients, &mut load.lease_clients, &mut load.watchers] {
+        for count in [
+            &mut load.clients,
+            &mut load.lease_clients,
+            &mut load.watchers,
+            &mut load.account_clients,
+            &mut load.list_clients,
+            &mut load.set_clients,
+            &mut load.lock_clients,
+            &mut load.object_clients,
+            &mut load.step_clients,
+        ] {
             *count = most.min(*count);
         }
     }
@@ -72,12 +102,14 @@ fn here(arguments: &Arguments) -> ExitCode {
     world.verbose = arguments.verbose;
     let report = world.run();
     print_report(arguments.seed, &report);
-    if report.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    Ok(if report.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn print_report(seed: u64, report: &Report) {
     for violation in report.violations.iter().take(20) {
-        println!("violation: {violation}");
+        // Values may be long.
+        let end = violation.char_indices().nth(2000).map_or(violation.len(), |(end, _)| end);
+        println!("violation: {}", &violation[..end]);
     }
     let (calls, answered) = report.calls;
     println!(
@@ -104,10 +136,11 @@ fn many(arguments: &Arguments) -> Result<ExitCode> {
                     if seed >= end {
                         return;
                     }
-                    match one(seed, arguments.twice) {
+                    match one(seed, arguments) {
                         Ok(seconds) => *simulated.lock().unwrap_or_else(|e| e.into_inner()) += seconds,
                         Err(error) => {
-                            let words = if arguments.shrink { shrink(seed) } else { String::new() };
+                            let words =
+                                if arguments.shrink { shrink(seed, &bug_words(arguments)) } else { String::new() };
                             println!("seed {seed}: {error:#}\nreplay: cargo xtask sim --seed {seed}{words} --verbose");
                             failed.lock().unwrap_or_else(|e| e.into_inner()).push(seed);
                         }
@@ -130,10 +163,11 @@ fn many(arguments: &Arguments) -> Result<ExitCode> {
 }
 
 /// Runs a seed in a process of its own. Returns the seconds simulated.
-fn one(seed: u64, twice: bool) -> Result<f64> {
-    let first = run_process(seed, &[])?;
-    if twice {
-        let second = run_process(seed, &[])?;
+fn one(seed: u64, arguments: &Arguments) -> Result<f64> {
+    let bug = bug_words(arguments);
+    let first = run_process(seed, &bug)?;
+    if arguments.twice {
+        let second = run_process(seed, &bug)?;
         if field(&first, "hash") != field(&second, "hash") {
             bail!("two runs differ:\n{first}\n{second}");
         }
@@ -141,12 +175,17 @@ fn one(seed: u64, twice: bool) -> Result<f64> {
     field(&first, "simulated").and_then(|text| text.parse().ok()).context("the run printed no report")
 }
 
+fn bug_words(arguments: &Arguments) -> Vec<String> {
+    arguments.bug.iter().flat_map(|bug| ["--bug".to_owned(), bug.clone()]).collect()
+}
+
 /// The arguments with which a seed that fails still fails, with as few faults and clients as this search finds.
-fn shrink(seed: u64) -> String {
+fn shrink(seed: u64, bug: &[String]) -> String {
     let fails = |arguments: &[String]| run_process(seed, arguments).is_err();
-    let mut kept: Vec<String> = Vec::new();
-    for most in [1, 2, 4] {
-        let fewer = vec!["--clients-max".to_owned(), most.to_string()];
+    let mut kept: Vec<String> = bug.to_vec();
+    for most in [0, 1, 2, 4] {
+        let mut fewer = bug.to_vec();
+        fewer.extend(["--clients-max".to_owned(), most.to_string()]);
         if fails(&fewer) {
             kept = fewer;
             break;

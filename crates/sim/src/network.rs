@@ -114,14 +114,17 @@ impl Network {
         });
     }
 
-    /// Breaks all connections of a machine whose process ends, and takes nothing more from it.
+    /// Breaks all connections of a machine whose process ends, and takes nothing more from it. What is on its way already
+    /// arrives.
     pub fn silence(&self, machine: usize) {
         self.inner.lock().each_pipe(|pipe| {
-            if pipe.from == machine || pipe.to == machine {
+            if pipe.to == machine {
                 pipe.reset = true;
                 pipe.queue.clear();
-                pipe.wake();
+            } else if pipe.from == machine {
+                pipe.closed = true;
             }
+            pipe.wake();
         });
     }
 

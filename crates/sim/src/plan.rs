@@ -99,6 +99,41 @@ pub enum Fault {
         /// Which machine.
         machine: usize,
     },
+    /// A process is asked to stop, as by SIGTERM, and started again.
+    Restart {
+        /// Which machine.
+        machine: usize,
+    },
+    /// A machine's disk has no more room than this, for a while.
+    FullDisk {
+        /// Which machine.
+        machine: usize,
+        /// Bytes that are still free.
+        free_bytes: u64,
+        /// How long.
+        length: Duration,
+    },
+    /// Somebody sets a machine's wall clock.
+    WallClock {
+        /// Which machine.
+        machine: usize,
+        /// By how much, in milliseconds.
+        by_ms: i64,
+    },
+    /// A machine loses its disk, and is started with an empty one before anybody knows. Its member is replaced.
+    LoseDisk {
+        /// Which machine.
+        machine: usize,
+    },
+    /// A bit of what is stored turns, while the process is down.
+    Flip {
+        /// Which machine.
+        machine: usize,
+        /// Decides where.
+        place: u64,
+    },
+    /// The learner becomes a voter.
+    Promote,
 }
 
 /// The load.
@@ -110,6 +145,24 @@ pub struct Load {
     pub lease_clients: usize,
     /// Clients that watch.
     pub watchers: usize,
+    /// Clients that move money between accounts.
+    pub account_clients: usize,
+    /// Clients that append to lists.
+    pub list_clients: usize,
+    /// Clients that keep a set.
+    pub set_clients: usize,
+    /// Clients that take locks.
+    pub lock_clients: usize,
+    /// Clients that list and write objects as Kubernetes does.
+    pub object_clients: usize,
+    /// Clients that run random transactions.
+    pub step_clients: usize,
+    /// Whether there are users, and a client that tries what they may do.
+    pub auth: bool,
+    /// Whether somebody saves copies of the data, the last of which is restored in the end.
+    pub copies: bool,
+    /// Whether everything is deleted now and then.
+    pub wipes: bool,
     /// Keys that the clients share.
     pub keys: u64,
     /// Longest pause between two calls, in milliseconds.
@@ -129,6 +182,8 @@ pub struct Plan {
     pub seed: u64,
     /// Voting members.
     pub members: usize,
+    /// Members beside them that do not vote: 0 or 1.
+    pub learners: usize,
     /// How long faults and load go on.
     pub length: Duration,
     /// The network without faults.
@@ -161,7 +216,18 @@ impl Plan {
             delay_ms: *random.pick(&[(1, 2), (1, 5), (1, 20), (5, 50)]),
             loss: *random.pick(&[0, 0, 0, 5, 30]),
         };
+        let mut extra = root.fork("more load");
+        let mut some = |most: u64| if extra.chance(400) { extra.between(1, most) as usize } else { 0 };
         let load = Load {
+            account_clients: some(4),
+            list_clients: some(3),
+            set_clients: some(3),
+            lock_clients: some(3),
+            object_clients: some(3),
+            step_clients: some(3),
+            auth: extra.chance(300),
+            copies: extra.chance(300),
+            wipes: extra.chance(150),
             clients: random.between(2, 10) as usize,
             lease_clients: random.between(0, 3) as usize,
             watchers: random.between(1, 4) as usize,
@@ -171,10 +237,15 @@ impl Plan {
             compaction: Duration::from_millis(*random.pick(&[0, 500, 2000, 5000])),
             deadline: random.millis(500, 8000),
         };
-        let (faults, drifts) = draw_faults(&mut root.fork("faults"), members, length);
+        let learners = usize::from(extra.chance(250));
+        let machines = members + learners;
+        let (mut faults, drifts) = draw_faults(&mut root.fork("faults"), members, machines, length);
+        faults.extend(draw_more_faults(&mut root.fork("more faults"), members, learners, length));
+        faults.sort_by_key(|(at, _)| *at);
         Plan {
             seed,
             members,
+            learners,
             length,
             link,
             load,
@@ -190,7 +261,38 @@ impl Plan {
 
 const RATE_MAX: f64 = 1.05;
 
-fn draw_faults(random: &mut Random, members: usize, length: Duration) -> (Vec<(Duration, Fault)>, bool) {
+/// Faults that are rare, or hard: a few in a run.
+fn draw_more_faults(random: &mut Random, members: usize, learners: usize, length: Duration) -> Vec<(Duration, Fault)> {
+    let kinds: Vec<u64> = (0..6).filter(|_| random.chance(250)).collect();
+    let mut faults = Vec::new();
+    for kind in kinds {
+        for _ in 0..random.between(1, 2) {
+            let machine = random.below((members + learners) as u64) as usize;
+            let at = random.millis(500, length.as_millis() as u64);
+            let fault = match kind {
+                0 => Fault::Restart { machine },
+                1 => {
+                    let free_bytes = random.below(100_000);
+                    Fault::FullDisk { machine, free_bytes, length: random.millis(500, 8000) }
+                }
+                2 => Fault::WallClock { machine, by_ms: random.between(0, 7_200_000) as i64 - 3_600_000 },
+                3 if members > 2 => Fault::LoseDisk { machine: machine % members },
+                4 if members > 2 => Fault::Flip { machine: machine % members, place: random.number() },
+                5 if learners > 0 => Fault::Promote,
+                _ => continue,
+            };
+            faults.push((at, fault));
+        }
+    }
+    faults
+}
+
+fn draw_faults(
+    random: &mut Random,
+    members: usize,
+    machines: usize,
+    length: Duration,
+) -> (Vec<(Duration, Fault)>, bool) {
     // Which kinds there are: each with a chance of a half.
     let kinds: Vec<u64> = (0..13).filter(|_| random.chance(500)).collect();
     if kinds.is_empty() {
@@ -201,7 +303,7 @@ fn draw_faults(random: &mut Random, members: usize, length: Duration) -> (Vec<(D
     let mut faults = Vec::new();
     while at < length {
         let kind = *random.pick(&kinds);
-        if let Some(fault) = draw_fault(random, kind, members) {
+        if let Some(fault) = draw_fault(random, kind, members, machines) {
             faults.push((at, fault));
         }
         at += random.millis(gap_ms / 4, gap_ms * 2);
@@ -210,7 +312,7 @@ fn draw_faults(random: &mut Random, members: usize, length: Duration) -> (Vec<(D
     (faults, drifts)
 }
 
-fn draw_fault(random: &mut Random, kind: u64, members: usize) -> Option<Fault> {
+fn draw_fault(random: &mut Random, kind: u64, members: usize, clients: usize) -> Option<Fault> {
     let machine = random.below(members as u64) as usize;
     let other = (machine + 1 + random.below(members.max(2) as u64 - 1) as usize) % members;
     let down = random.millis(0, 4000);
@@ -221,7 +323,7 @@ fn draw_fault(random: &mut Random, kind: u64, members: usize) -> Option<Fault> {
         3 => Fault::PowerCutAll { down, chance: random.number() },
         4 => Fault::PowerCutAtWrite { machine, operations: random.between(1, 60) },
         5 => Fault::Pause { machine, length: random.millis(100, 6000) },
-        6 => Fault::Partition { cut: draw_partition(random, members), length: random.millis(200, 6000) },
+        6 => Fault::Partition { cut: draw_partition(random, members, clients), length: random.millis(200, 6000) },
         7 if members > 1 => Fault::Reset { one: machine, other },
         8 if members > 1 => {
             Fault::Slow { one: machine, other, delay_ms: random.between(20, 400), length: random.millis(500, 5000) }
@@ -235,9 +337,9 @@ fn draw_fault(random: &mut Random, kind: u64, members: usize) -> Option<Fault> {
     })
 }
 
-/// Machine `members` stands for all clients.
-fn draw_partition(random: &mut Random, members: usize) -> Vec<(usize, usize)> {
-    let all = members + 1;
+/// Machine `clients` stands for all clients.
+fn draw_partition(random: &mut Random, members: usize, clients: usize) -> Vec<(usize, usize)> {
+    let sides: Vec<usize> = (0..members).chain([clients]).collect();
     let mut cut = Vec::new();
     let mut both = |one: usize, other: usize| cut.extend([(one, other), (other, one)]);
     let lonely = random.below(members as u64) as usize;
@@ -245,13 +347,14 @@ fn draw_partition(random: &mut Random, members: usize) -> Vec<(usize, usize)> {
         // One alone, with or without clients.
         0 => {
             let clients_too = random.chance(500);
-            (0..members + usize::from(clients_too)).filter(|m| *m != lonely).for_each(|m| both(lonely, m));
+            let others = &sides[..members + usize::from(clients_too)];
+            others.iter().filter(|m| **m != lonely).for_each(|m| both(lonely, *m));
         }
         // Two halves.
         1 => {
-            let half: Vec<bool> = (0..all).map(|_| random.chance(500)).collect();
-            for one in 0..all {
-                (one + 1..all).filter(|other| half[one] != half[*other]).for_each(|other| both(one, other));
+            let half: Vec<(usize, bool)> = sides.iter().map(|side| (*side, random.chance(500))).collect();
+            for (place, one) in half.iter().enumerate() {
+                half[place + 1..].iter().filter(|other| one.1 != other.1).for_each(|other| both(one.0, other.0));
             }
         }
         // One direction only.

@@ -16,6 +16,8 @@ pub struct Replacement {
     pub old: MemberId,
     /// What was asked last.
     pub stage: Stage,
+    /// It had no data any more before it left.
+    pub lost_disk: bool,
 }
 
 /// What a replacement waits for.

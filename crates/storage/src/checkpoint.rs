@@ -16,6 +16,7 @@ use crate::store::Body;
 use crate::waiting::Row;
 use crate::{Progress, Result, Store, StoreConfig};
 use quorate_core::Revision;
+use quorate_sabotage::sabotage;
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 
@@ -118,7 +119,7 @@ impl Store {
             let index = body.index.read();
             written.extend(keys.iter().rev().map(|key| write_row(&index, body.keys, key, &mut state, &mut batch)));
         }
-        if left == 0 {
+        if left == 0 || sabotage!(CheckpointAhead) {
             state.checkpoint = through;
         }
         if batch.is_empty() && state == side.state {

@@ -13,6 +13,7 @@ use crate::system::{self, SystemKey};
 use crate::tail::Front;
 use crate::{Applied, Result, Store};
 use quorate_core::{Change, Rev, Revision};
+use quorate_sabotage::{rarely, sabotage};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::sync::{Arc, Weak};
@@ -91,7 +92,7 @@ impl Store {
     }
 
     fn drain_locked(&self, side: &mut EngineSide, body: &Body, bytes_max: usize) -> Result<DrainReport> {
-        let front = body.tail.read().front(bytes_max);
+        let front = body.tail.read().front(if rarely!(SmallDrain) { 1 } else { bytes_max });
         let Some(newest) = front.entries.last() else {
             return Ok(DrainReport { empty: true, ..DrainReport::default() });
         };
@@ -102,11 +103,17 @@ impl Store {
             batch.put(key, row);
         }
         let mut state = side.state.clone();
-        let system_rows = drain_system(&front, body.keys, &side.system_rows, &mut state, &mut batch);
+        let system_rows = if sabotage!(DrainLosesTables) {
+            BTreeMap::new()
+        } else {
+            drain_system(&front, body.keys, &side.system_rows, &mut state, &mut batch)
+        };
         state.applied = newest.applied;
         state.revision = newest.revision;
         state.compacted = newest.compacted;
-        if let Some(membership) = front.entries.iter().rev().find_map(|entry| entry.membership.clone()) {
+        if let Some(membership) = front.entries.iter().rev().find_map(|entry| entry.membership.clone())
+            && (state.membership.is_empty() || !sabotage!(MembershipNotStored))
+        {
             state.membership = membership;
         }
         let bytes = self.write(side, batch, state)?;
@@ -140,7 +147,9 @@ impl Store {
             let mut side = self.engine_side.lock();
             let body = self.body();
             if side.state.applied >= wanted || self.drain_locked(&mut side, &body, BATCH_BYTES)?.empty {
-                self.engine.flush()?;
+                if !sabotage!(FlushSkipped) {
+                    self.engine.flush()?;
+                }
                 return Ok(side.state.applied);
             }
         }
@@ -160,7 +169,8 @@ impl Store {
                 return Ok(Progress::Idle);
             }
             // A view that is taken from now on reads `compacted` or newer.
-            if published.pins.keys().next().is_some_and(|oldest| *oldest < published.compacted) {
+            let pinned = published.pins.keys().next().is_some_and(|oldest| *oldest < published.compacted);
+            if pinned && !sabotage!(CompactionUnderView) {
                 return Ok(Progress::Blocked);
             }
             published.compacted
@@ -171,7 +181,7 @@ impl Store {
         }
         // INVARIANT(compaction-behind-checkpoint): records above the checkpoint are all there. A tombstone that is not in
         // the checkpoint yet would, once removed, bring its key back to life at the next start.
-        if side.state.checkpoint < target {
+        if side.state.checkpoint < target && !sabotage!(CompactionBeforeCheckpoint) {
             self.checkpoint_locked(&mut side, &body, records_max)?;
             return Ok(Progress::Working);
         }
@@ -204,7 +214,7 @@ impl Store {
                 if let Some(replaced) = record.replaces {
                     batch.delete(body.keys.record(replaced));
                 }
-                if record.change == Change::Delete && record.rev.main < target {
+                if (record.change == Change::Delete && record.rev.main < target) || sabotage!(CompactionTakesBase) {
                     batch.delete(body.keys.record(record.rev));
                 }
                 state.compaction.next = Rev::new(record.rev.main, record.rev.sub + 1);

@@ -15,6 +15,7 @@ use crate::{Result, StorageError, Store, StoreConfig};
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use quorate_core::GroupId;
+use quorate_sabotage::sabotage;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
@@ -202,6 +203,9 @@ impl Body {
 
     /// Derives which keys hang on which lease.
     pub(crate) fn attach_all(&self) {
+        if sabotage!(LeaseKeysForgotten) {
+            return;
+        }
         let index = self.index.read();
         let mut attached = Vec::new();
         for (key, history) in index.iter_from(Bound::Unbounded) {

@@ -13,6 +13,7 @@ use crate::system::{SystemKey, Tables};
 use crate::{Applied, ReadView, Result, StorageError, Store};
 use bytes::Bytes;
 use quorate_core::{KeyRange, Record, Rev, Revision};
+use quorate_sabotage::sabotage;
 use std::collections::BTreeSet;
 use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
@@ -167,6 +168,9 @@ impl Exporter {
                 }
             }
         }
+        if sabotage!(SnapshotRecordDropped) && self.sent == 0 && !records.is_empty() {
+            records.remove(0);
+        }
         self.sent += records.len() as u64;
         if records.is_empty() && self.sent != self.meta.records {
             let key = body.keys.record(Rev::default());
@@ -213,6 +217,12 @@ impl Store {
             },
             &mut |_, ()| ControlFlow::Continue(()),
         );
+        if sabotage!(SnapshotLeasesDropped) {
+            meta.tables.leases.clear();
+        }
+        if sabotage!(SnapshotRecordDropped) {
+            meta.records = meta.records.saturating_sub(1);
+        }
         Exporter { view, meta, next: Rev::default(), sent: 0 }
     }
 
@@ -339,7 +349,8 @@ impl Installer {
             let start = after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
             let mut seen = 0;
             let mut last = None;
-            for (key, history) in index.iter_from(start).take(KEYS_PER_LOOK) {
+            let short = usize::from(sabotage!(SnapshotIndexShort) && after.is_none());
+            for (key, history) in index.iter_from(start).take(KEYS_PER_LOOK).skip(short) {
                 let row_key = self.keys.index(key);
                 let row = rows::seal(&row_key, &rows::encode_history(history.versions()));
                 self.batch.put(row_key, row);
@@ -372,7 +383,9 @@ impl Installer {
         let mut newest = store.newest.lock();
         state.generation_next = side.state.generation_next;
         store.write(&mut side, Batch::default(), state)?;
-        store.engine.flush()?;
+        if !sabotage!(SnapshotNotFlushed) {
+            store.engine.flush()?;
+        }
         let old = std::mem::replace(&mut *store.body.write(), Arc::new(body));
         side.switched(system_rows, &old);
         store.tell_lag(&side);

@@ -12,6 +12,7 @@ use quorate_core::{
     Alarm, AlarmKind, AuthState, ClusterVersions, KeyMeta, Lease, LeaseId, MemberAttributes, MemberId, Record,
     SystemChange, codec,
 };
+use quorate_sabotage::sabotage;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -252,7 +253,7 @@ impl Attachments {
     pub fn follow(&mut self, record: &Record, before: Option<KeyMeta>) {
         let old = before.map_or(LeaseId::NONE, |meta| meta.lease);
         let new = record.meta().map_or(LeaseId::NONE, |meta| meta.lease);
-        if old == new {
+        if old == new || (sabotage!(LeaseStillAttached) && !new.is_some() && record.meta().is_some()) {
             return;
         }
         if old.is_some()

@@ -36,6 +36,7 @@ struct Machine {
     cut_at: Option<u64>,
     syncs: u64,
     fail_sync_at: Option<u64>,
+    failed_syncs: u64,
     capacity_bytes: Option<u64>,
 }
 
@@ -220,6 +221,16 @@ impl FaultDisk {
     /// Syncs of files' data so far, failed ones included.
     pub fn syncs(&self) -> u64 {
         self.machine.lock().syncs
+    }
+
+    /// Syncs that have failed so far.
+    pub fn failed_syncs(&self) -> u64 {
+        self.machine.lock().failed_syncs
+    }
+
+    /// The files that there are now.
+    pub fn files(&self) -> Vec<PathBuf> {
+        self.machine.lock().names.keys().cloned().collect()
     }
 
     /// Limits the sum of all file lengths; a write past it fails with "no space". `None` lifts the limit.
@@ -460,6 +471,7 @@ impl DiskFile for FaultFile {
             let inode = machine.files.get_mut(&self.file).ok_or(io::ErrorKind::NotFound)?;
             let pending = std::mem::take(&mut inode.pending);
             if failed {
+                machine.failed_syncs += 1;
                 return Err(io::Error::other("injected sync failure"));
             }
             for change in pending {

@@ -15,6 +15,7 @@ use crate::shared::Shared;
 use crate::state::{Entry, GroupState, Place, Whereabouts, Written};
 use crate::writer::{Tip, restate};
 use bytes::Bytes;
+use quorate_sabotage::sabotage;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -82,7 +83,10 @@ pub(crate) fn recover(shared: &Shared, sequences: &[u64]) -> Result<Tip, WalErro
     shared.yard.free(segments.into_values());
     *shared.segments.lock() = needed;
     let written = replay.groups.iter().map(|(&id, state)| (id, Written::of(state))).collect();
-    for (id, state) in replay.groups {
+    for (id, mut state) in replay.groups {
+        if sabotage!(WalLastRecordLost) {
+            state.truncate(state.end_index().saturating_sub(1));
+        }
         *shared.group(id).state.lock() = state;
     }
     Ok(Tip {
@@ -216,7 +220,7 @@ impl Replay {
         end.leftover_end = end.position;
         let mut at = end.position + RECORD_ALIGN as u64;
         while let Some(found) = reader.find_record(at)? {
-            if found.batch_start > end.position {
+            if found.batch_start > end.position || sabotage!(WalTornTailIsDamage) {
                 let problem = format!("{problem}, and a record of a later batch follows at {}", found.at);
                 return Err(WalError::corrupt(&segment.path, end.position, problem));
             }

@@ -11,6 +11,7 @@ use crate::queue::{Completion, Op};
 use crate::segment::Segment;
 use crate::shared::Shared;
 use crate::state::{Group, LogEntry, Place, Whereabouts, Written};
+use quorate_sabotage::{rarely, sabotage};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -156,7 +157,9 @@ impl Writer {
             }
             Op::Truncate { group, first_removed } => {
                 let record = Record { group: group.id, kind: Kind::Truncate, term: 0, index: first_removed, body: &[] };
-                self.encode_record(&record).await?;
+                if !sabotage!(WalTruncateNotLogged) {
+                    self.encode_record(&record).await?;
+                }
                 self.written.entry(group.id).or_default().truncate(first_removed);
                 Ok(())
             }
@@ -181,7 +184,8 @@ impl Writer {
     async fn encode_record(&mut self, record: &Record<'_>) -> Result<u64, WalError> {
         let bytes = record_bytes(record.body.len()) as u64;
         let empty = self.position == self.restated_end && self.batch.bytes.is_empty();
-        if !empty && self.position + self.batch.bytes.len() as u64 + bytes > self.shared.options.segment_bytes {
+        let full = self.position + self.batch.bytes.len() as u64 + bytes > self.shared.options.segment_bytes;
+        if !empty && (full || rarely!(WalRoll)) {
             self.flush().await?;
             self.roll().await?;
         }
@@ -196,7 +200,12 @@ impl Writer {
             while let Err(error) = self.write_batch() {
                 wait_for_space(&self.shared, error).await?;
             }
-            self.shared.sync(&self.segment.path, &*self.segment.file)?;
+            if !sabotage!(WalSyncSkipped) {
+                let synced = self.shared.sync(&self.segment.path, &*self.segment.file);
+                if !sabotage!(WalSyncErrorIgnored) {
+                    synced?;
+                }
+            }
             if let Some(stopped) = self.shared.queue.stopped() {
                 // The preparer met an error meanwhile. Nothing is acknowledged after that, durable or not.
                 return Err(stopped);
@@ -277,8 +286,10 @@ impl Writer {
         if needed <= self.floor {
             return Ok(());
         }
-        self.encode_record(&Record { group: 0, kind: Kind::Floor, term: 0, index: needed, body: &[] }).await?;
-        self.flush().await?;
+        if !sabotage!(WalPurgeNotLogged) {
+            self.encode_record(&Record { group: 0, kind: Kind::Floor, term: 0, index: needed, body: &[] }).await?;
+            self.flush().await?;
+        }
         self.floor = needed;
         let freed = {
             let mut segments = self.shared.segments.lock();
@@ -321,7 +332,9 @@ pub(crate) fn restate(out: &mut Vec<u8>, nonce: u64, groups: &BTreeMap<u32, Writ
     };
     put(0, Kind::Floor, 0, floor, &[]);
     for (&group, written) in groups {
-        if let Some(vote) = &written.vote {
+        if let Some(vote) = &written.vote
+            && !sabotage!(WalVoteNotRestated)
+        {
             put(group, Kind::Vote, 0, 0, vote);
         }
         if let Some((term, index)) = written.purged {

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use crate::cargo::workspace_root;
 use crate::rust_source::names;
 
-const CRATES: &[&str] = &["core", "proto", "wal", "storage", "node"];
+const CRATES: &[&str] = &["sabotage", "core", "proto", "wal", "storage", "node"];
 
 /// Path (with everything below it) -> why it is refused. `std::net`'s addresses are plain data and stay allowed.
 const REFUSED: &[(&str, &str)] = &[

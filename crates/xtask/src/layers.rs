@@ -11,20 +11,36 @@ use crate::cargo::{self, array, packages, text};
 
 /// Crate -> the crates of ours that it may depend on. A crate that is not here may not be in the workspace.
 const ALLOWED: &[(&str, &[&str])] = &[
-    ("quorate-core", &[]),
+    ("quorate-sabotage", &[]),
+    ("quorate-checker", &[]),
+    ("quorate-core", &["quorate-sabotage"]),
     ("quorate-proto", &[]),
-    ("quorate-wal", &[]),
+    ("quorate-wal", &["quorate-sabotage"]),
     ("quorate-tls", &[]),
-    ("quorate-storage", &["quorate-core"]),
-    ("quorate-node", &["quorate-storage", "quorate-wal", "quorate-core", "quorate-proto", "quorate-tls"]),
+    ("quorate-storage", &["quorate-core", "quorate-sabotage"]),
+    (
+        "quorate-node",
+        &["quorate-storage", "quorate-wal", "quorate-core", "quorate-proto", "quorate-tls", "quorate-sabotage"],
+    ),
     ("quorate-server", &["quorate-node", "quorate-proto", "quorate-core", "quorate-tls"]),
     ("quorate-client", &["quorate-proto", "quorate-tls"]),
     ("quorate", &["quorate-server", "quorate-client", "quorate-proto", "quorate-core"]),
-    ("quorate-sim", &["quorate-node", "quorate-storage", "quorate-wal", "quorate-core", "quorate-proto"]),
+    (
+        "quorate-sim",
+        &[
+            "quorate-node",
+            "quorate-storage",
+            "quorate-wal",
+            "quorate-core",
+            "quorate-proto",
+            "quorate-sabotage",
+            "quorate-checker",
+        ],
+    ),
     ("xtask", &[]),
     // These two drive other processes over the wire, so they see the wire alone.
     // `quorate-tls` makes the tests' certificates.
-    ("quorate-tests", &["quorate-proto", "quorate-client", "quorate-tls"]),
+    ("quorate-tests", &["quorate-proto", "quorate-client", "quorate-tls", "quorate-checker"]),
     ("quorate-benches", &["quorate-proto", "quorate-client"]),
 ];
 
@@ -50,8 +66,18 @@ fn check(metadata: &Value) -> Vec<String> {
         };
         for dependency in array(&package["dependencies"]).filter(|dependency| dependency["kind"].is_null()) {
             let to = text(&dependency["name"]);
+            if to == "quorate-sabotage" && array(&dependency["features"]).next().is_some() {
+                violations.push(format!("{name} -> {to}: no dependency may arm it"));
+            }
             if ours.contains(to) && !allowed.contains(&to) {
                 violations.push(format!("{name} -> {to}: this arrow is not in the design"));
+            }
+        }
+        for (feature, turns_on) in package["features"].as_object().into_iter().flatten() {
+            let arms = array(turns_on).any(|other| text(other).starts_with("quorate-sabotage/"));
+            if arms && (name != "quorate-sim" || feature != "sabotage") {
+                violations
+                    .push(format!("{name}: the feature {feature} arms quorate-sabotage: only the simulation may"));
             }
         }
     }
@@ -91,6 +117,20 @@ mod tests {
     fn a_dev_dependency_is_no_arrow() {
         let metadata = workspace(&[("quorate-core", &[("quorate-storage", Some("dev"))]), ("quorate-storage", &[])]);
         assert_eq!(check(&metadata), [""; 0]);
+    }
+
+    #[test]
+    fn only_the_simulation_arms_the_bugs() {
+        let arm = |name: &str, feature: &str| json!({ "packages": [{ "name": name, "dependencies": [], "features": { feature: ["quorate-sabotage/armed"] } }] });
+        assert_eq!(check(&arm("quorate-sim", "sabotage")), [""; 0]);
+        assert_eq!(check(&arm("quorate-sim", "default")).len(), 1);
+        assert_eq!(check(&arm("quorate", "sabotage")).len(), 1);
+        let features = json!({ "name": "quorate-sabotage", "kind": null, "features": ["armed"] });
+        let metadata = json!({ "packages": [
+            { "name": "quorate-sabotage", "dependencies": [] },
+            { "name": "quorate-core", "dependencies": [features] },
+        ] });
+        assert_eq!(check(&metadata), ["quorate-core -> quorate-sabotage: no dependency may arm it"]);
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod ci;
 mod fuzz;
 mod layers;
 mod rust_source;
+mod sabotage;
 mod sim;
 mod step;
 mod tools;
@@ -35,6 +36,7 @@ usage: cargo xtask <command>
   fuzz [--rounds N] [--seed FIRST]
                         mutate every file that is read, for longer than CI does
   upgrade [--from REV]  a rolling upgrade under load from an earlier commit's build (HEAD~1) to this one's
+  sabotage [ARGS...]    deliberate bugs that the simulation must find (--help lists the ARGS)
   install-tools         find or install the external programs that the tests drive, and say where they are
 ";
 
@@ -65,6 +67,7 @@ fn dispatch(args: &[String]) -> Result<()> {
         "sim" => sim::run(rest),
         "fuzz" => fuzz::run(rest),
         "upgrade" => upgrade::run(rest),
+        "sabotage" => sabotage::run(rest),
         "install-tools" => tools::run(),
         "help" | "--help" | "-h" => {
             print!("{USAGE}");

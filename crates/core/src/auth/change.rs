@@ -5,6 +5,7 @@ use crate::{Delta, KeyRange, Rejection, Reply, SystemChange, View};
 use alloc::collections::BTreeSet;
 use alloc::vec;
 use alloc::vec::Vec;
+use quorate_sabotage::sabotage;
 
 pub(crate) fn apply<V: View>(view: &V, command: &AuthCommand) -> Result<(Reply, Delta), Rejection> {
     let system = changes(&view.auth(), command)?;
@@ -130,6 +131,7 @@ fn grant_permission(auth: &AuthState, role: &str, permission: &Permission) -> Re
 fn revoke_permission(auth: &AuthState, role: &str, range: &KeyRange) -> Result<Vec<SystemChange>, Rejection> {
     let mut new = find_role(auth, role)?.clone();
     match find_permission(&new, range) {
+        Ok(_) if sabotage!(AuthRevokeIgnored) => {}
         Ok(place) => drop(new.permissions.remove(place)),
         Err(_) => return Err(Rejection::PermissionNotGranted),
     }

@@ -5,6 +5,7 @@
 
 use super::{AuthCommand, AuthState, Caller, Grants};
 use crate::{Command, Compare, DeleteRange, KeyRange, LeaseId, Op, Put, Rejection, Txn, View};
+use quorate_sabotage::sabotage;
 
 /// What a caller may do, for the length of one check.
 enum Standing<'a> {
@@ -91,7 +92,9 @@ impl AuthState {
     /// For keys etcd wants the name proven anew after every change of users and roles, also of the role root.
     fn key_standing(&self, caller: &Caller) -> Result<Standing<'_>, Rejection> {
         match caller {
-            Caller::User { auth_revision, .. } if self.enabled && *auth_revision < self.revision => {
+            Caller::User { auth_revision, .. }
+                if self.enabled && *auth_revision < self.revision && !sabotage!(AuthOldRevisionFree) =>
+            {
                 Err(Rejection::AuthOldRevision)
             }
             Caller::User { .. } | Caller::System | Caller::Anonymous => self.standing(caller),
@@ -125,7 +128,7 @@ impl Standing<'_> {
 
     /// Whoever can end a lease can delete its keys.
     fn end_lease<V: View>(&self, view: &V, lease: LeaseId) -> Result<(), Rejection> {
-        if !lease.is_some() || self.is_unrestricted() {
+        if !lease.is_some() || self.is_unrestricted() || sabotage!(AuthLeaseFree) {
             return Ok(());
         }
         view.lease_keys(lease).into_iter().try_for_each(|key| self.write(&KeyRange::Single(key)))
@@ -141,6 +144,7 @@ impl Standing<'_> {
             Op::Range(request) => self.read(&request.range),
             Op::Put(put) => self.put(view, put),
             Op::DeleteRange(delete) => self.delete(delete),
+            Op::Txn(_) if sabotage!(AuthNestedFree) => Ok(()),
             Op::Txn(nested) => self.txn(view, nested),
         })
     }
@@ -149,7 +153,7 @@ impl Standing<'_> {
         let key = KeyRange::Single(put.key.clone());
         self.write(&key)?;
         self.end_lease(view, put.lease)?;
-        if put.prev_kv { self.read(&key) } else { Ok(()) }
+        if put.prev_kv && !sabotage!(AuthPrevKvFree) { self.read(&key) } else { Ok(()) }
     }
 
     fn delete(&self, delete: &DeleteRange) -> Result<(), Rejection> {
@@ -163,7 +167,7 @@ impl Standing<'_> {
 /// # Errors
 /// As [`AuthState::check_root`] and [`AuthState::check_read`].
 pub fn authorize<V: View>(view: &V, caller: &Caller, command: &Command) -> Result<(), Rejection> {
-    if *caller == Caller::System {
+    if *caller == Caller::System || sabotage!(AuthNotAtApply) {
         return Ok(());
     }
     let auth = view.auth();

@@ -25,7 +25,8 @@ use crate::watch::{History, ProgressJitter, WatchHub, WatchOptions};
 use bytes::Bytes;
 use proposer::{Forwarded, Proposal, Proposer};
 use quorate_core::auth::Permission;
-use quorate_core::{AuthCommand, Caller, Command, GroupId, MemberId, Record, Reply, Rev, Revision};
+use quorate_core::{AuthCommand, Caller, Command, GroupId, MemberId, Record, Rejection, Reply, Rev, Revision};
+use quorate_sabotage::{rarely, sabotage};
 use quorate_storage::Store;
 use quorate_wal::{GroupLog, Wal};
 use read_index::ReadIndex;
@@ -166,6 +167,18 @@ impl Group {
 
     /// Carries out a command: waits until it is committed and applied here. A rejection by the state machine is an error.
     pub(crate) async fn write_as(&self, caller: &Caller, command: Command) -> Result<Written, Error> {
+        if *caller == Caller::Anonymous || self.state.store.auth().enabled() {
+            return self.write_once(caller, command).await;
+        }
+        match self.write_once(caller, command.clone()).await {
+            // Authentication was turned on meanwhile, and this member did not know it: the name was left out. By now it
+            // does, and a refusal has changed nothing.
+            Err(Error::Rejected(Rejection::UserEmpty)) => self.write_once(caller, command).await,
+            outcome => outcome,
+        }
+    }
+
+    async fn write_once(&self, caller: &Caller, command: Command) -> Result<Written, Error> {
         if let Some(error) = self.state.failure() {
             return Err(error);
         }
@@ -173,7 +186,7 @@ impl Group {
             self.cluster_version().await?;
         }
         let cost = COMMAND_BYTES + command_bytes(&command);
-        let cost = u32::try_from(cost).map_err(|_| Error::Rejected(quorate_core::Rejection::RequestTooLarge))?;
+        let cost = u32::try_from(cost).map_err(|_| Error::Rejected(Rejection::RequestTooLarge))?;
         let Ok(_permit) = self.admission.try_acquire_many(cost) else { return Err(Error::TooManyProposalBytes) };
         let began = Instant::now();
         let (reply, outcome) = oneshot::channel();
@@ -200,7 +213,8 @@ impl Group {
     }
 
     /// While authentication is off nobody has to be named, which keeps entries short, and readable for members of a version
-    /// before there were callers. If it is turned on before the entry is applied, the command is refused, and asked for again.
+    /// before there were callers. If it is turned on before the entry is applied, the command is refused, and asked for again
+    /// (`write_as`).
     fn caller_in_log(&self, caller: &Caller) -> Caller {
         if self.state.store.auth().enabled() { caller.clone() } else { Caller::Anonymous }
     }
@@ -215,6 +229,7 @@ impl Group {
         let index = self.reads.request().await?;
         let confirmed = Instant::now();
         stages::note(Stage::ReadIndex, confirmed - began);
+        let index = if sabotage!(ReadNotWaited) { 0 } else { index };
         let applied = tokio::time::timeout(self.options.read_timeout, self.state.wait_applied(index)).await;
         stages::note(Stage::Apply, confirmed.elapsed());
         applied.unwrap_or(Err(Error::TimeoutWaitAppliedIndex))
@@ -261,12 +276,14 @@ impl Group {
         let state = self.log.state();
         let last = state.last.map(|(_, index)| index)?;
         let purged = state.purged.map_or(0, |(_, index)| index);
+        let keep_bytes = if rarely!(LogPurge) { 0 } else { keep_bytes };
         if bytes <= keep_bytes || last <= purged {
             return None;
         }
         let excess = bytes - keep_bytes / 2;
         let share = u128::from(last - purged) * u128::from(excess) / u128::from(bytes);
         let wanted = purged + u64::try_from(share).unwrap_or(0);
+        let durable_index = if sabotage!(LogPurgedTooFar) { last } else { durable_index };
         let upto = wanted.min(durable_index).min(self.state.log_floor());
         (upto > purged).then_some(upto)
     }

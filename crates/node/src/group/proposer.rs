@@ -10,6 +10,7 @@ use pb::request::Kind as Ask;
 use quorate_core::codec::BatchEncoder;
 use quorate_core::{Caller, Command};
 use quorate_proto::peer_v1 as pb;
+use quorate_sabotage::{rarely, sabotage};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -133,7 +134,7 @@ impl Proposer {
         while let Some(proposal) = taken.pop_front() {
             encoder.push(&proposal.caller, &proposal.command);
             waiters.push(proposal.reply);
-            if encoder.len_bytes() >= bytes_max {
+            if encoder.len_bytes() >= bytes_max || rarely!(SmallBatch) {
                 break;
             }
         }
@@ -186,7 +187,7 @@ impl Proposer {
         }
         let mut done = Vec::with_capacity(next.forwarded.len());
         for forwarded in next.forwarded {
-            if forwarded.term == term {
+            if forwarded.term == term || sabotage!(OnceAnyTerm) {
                 bodies.push(forwarded.body);
                 done.push(forwarded.done);
             } else {
@@ -277,7 +278,9 @@ async fn take_answers(state: Arc<GroupState>, term: u64, answers: Vec<(u64, Answ
             Ok(Err(PeerError::NotConnected(_) | PeerError::Refused(_) | PeerError::Overloaded)) => true,
             // Lost on the way: the batch may be in the log. It is sent again only once that is settled, see
             // `Waiters::term_applied`.
-            Ok(Ok(_) | Err(PeerError::Lost | PeerError::Timeout | PeerError::Failed(_))) | Err(_) => false,
+            Ok(Ok(_) | Err(PeerError::Lost | PeerError::Timeout | PeerError::Failed(_))) | Err(_) => {
+                sabotage!(OnceResent)
+            }
         };
         if not_proposed && let Some(ready) = state.waiters.unsent(first_seq, term) {
             unsent = true;

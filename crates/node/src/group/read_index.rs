@@ -8,6 +8,7 @@ use crate::raft::{ProposeError, RaftGroup, Role};
 use pb::request::Kind as Ask;
 use pb::response::Kind as Answer;
 use quorate_proto::peer_v1 as pb;
+use quorate_sabotage::{rarely, sabotage};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -75,6 +76,11 @@ impl Rounds {
             if result.is_err() {
                 self.state.figures.read_indexes_failed.fetch_add(waiting.len() as u64, Ordering::Relaxed);
             }
+            while sabotage!(ReadJoinsOldRound)
+                && let Ok(late) = requests.try_recv()
+            {
+                waiting.push(late);
+            }
             for sender in waiting.drain(..) {
                 // Whoever asked may have given up.
                 let _ = sender.send(result.clone());
@@ -103,6 +109,12 @@ impl Rounds {
     /// `None`: whoever was asked does not lead (any more), or could not be reached. A read changes nothing: ask again.
     async fn attempt(&mut self) -> Option<u64> {
         let role = self.role.borrow_and_update().clone();
+        if rarely!(ReadRoundFails) {
+            return None;
+        }
+        if (role.is_leader && sabotage!(ReadWithoutQuorum)) || (!role.is_leader && sabotage!(ReadOnFollower)) {
+            return Some(self.state.applied().index);
+        }
         if role.is_leader {
             return match tokio::time::timeout(self.timeout / 4, self.raft.read_index()).await {
                 Ok(Ok((_term, index))) => Some(index),

@@ -6,6 +6,7 @@ use crate::raft::{AppliedCommand, ApplyTimes};
 use crate::stages::{Stage, Stages};
 use bytes::Bytes;
 use parking_lot::Mutex;
+use quorate_sabotage::sabotage;
 use std::collections::BTreeMap;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -69,6 +70,7 @@ impl Waiters {
     /// `first_seq` is random, so that a restarted member does not answer what it asked in an earlier life.
     pub(super) fn new(first_seq: u64) -> Self {
         // The upper half stays free, so that the numbers never wrap.
+        let first_seq = if sabotage!(OnceSequenceReused) { 0 } else { first_seq };
         let inner = Inner { next_seq: first_seq >> 1, batches: BTreeMap::new(), applied_term: 0 };
         Self { inner: Mutex::new(inner) }
     }

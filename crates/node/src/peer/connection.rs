@@ -9,6 +9,7 @@ use pb::request::Kind as Ask;
 use pb::response::Kind as Answer;
 use quorate_core::GroupId;
 use quorate_proto::peer_v1 as pb;
+use quorate_sabotage::sabotage;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -108,7 +109,8 @@ async fn connect_one(env: &dyn Env, dial: &Dial<'_>, url: &str) -> Result<Connec
         let reason = reply.reason();
         return Err((PeerError::Refused(reply.refusal), reason));
     }
-    if dial.directory.is_some_and(|directory| directory != reply.data_dir_id) {
+    let is_other = dial.directory.is_some_and(|directory| directory != reply.data_dir_id);
+    if is_other && !sabotage!(DataDirUnchecked) {
         let words =
             format!("{url}: member {:x} was wiped: its data directory is not the one that the cluster knows", dial.to);
         return Err((PeerError::NotConnected(words), pb::Refusal::None));

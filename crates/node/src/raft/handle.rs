@@ -17,6 +17,7 @@ use openraft::type_config::async_runtime::watch::WatchReceiver;
 use openraft::{ChangeMembers, Instant, Raft, ReadPolicy, ServerState, Snapshot, SnapshotPolicy};
 use quorate_core::GroupId;
 use quorate_proto::peer_v1 as pb;
+use quorate_sabotage::sabotage;
 use quorate_storage::{Installer, SnapshotMeta as StoredSnapshotMeta, Store};
 use quorate_wal::GroupLog;
 use std::collections::{BTreeMap, BTreeSet};
@@ -131,6 +132,10 @@ impl<H: ApplyHooks> RaftGroup<H> {
             });
         });
         // If Raft has stopped, the responder is dropped: the batch's waiters time out or hear of the stop.
+        if sabotage!(OnceAnyTerm) {
+            let _ = self.raft.write(EntryData(body)).responder(responder).await;
+            return;
+        }
         let leader = CommittedLeaderId::new(term);
         let _ = self.raft.write(EntryData(body)).with_leader(leader).responder(responder).await;
     }
@@ -339,14 +344,14 @@ fn raft_config(options: &RaftOptions) -> openraft::Config {
         api_batch_linger_ms: 0,
         enable_pre_vote: Some(options.pre_vote),
         // A restarted leader that takes up its old term may serve a state that has gone back.
-        enable_leader_restore: Some(false),
+        enable_leader_restore: Some(sabotage!(LeaderRestored)),
         // Without it, an old leader's heartbeats can keep a connected quorum from electing.
         quorum_loss_probe_interval: Some(election_max_ms * 3),
         // We take snapshots when the log has grown enough in bytes.
         snapshot_policy: SnapshotPolicy::Never,
         // A snapshot is of what is applied, which is ahead of what the engine holds durably. So it must not drop any log by
         // itself: after a crash the entries between the two would be missing. `purge` says how far the log may go.
-        max_in_snapshot_log_to_keep: u64::MAX,
+        max_in_snapshot_log_to_keep: if sabotage!(LogDroppedAtSnapshot) { 0 } else { u64::MAX },
         install_snapshot_timeout: 600_000,
         backoff: "50ms".into(),
         ..openraft::Config::default()

@@ -9,6 +9,7 @@ use super::types::{Entry, LogId, Types, Vote};
 use openraft::OptionalSend;
 use openraft::entry::RaftEntry;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
+use quorate_sabotage::sabotage;
 use quorate_wal::{Completion, GroupLog, LogEntry};
 use std::fmt::Debug;
 use std::io;
@@ -78,12 +79,18 @@ impl RaftLogStorage<Types> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
+        if sabotage!(VoteForgotten) {
+            return Ok(());
+        }
         let (done, durable) = oneshot::channel();
         let completion = Completion::new(move |result| {
             // The receiver is gone only if RaftCore stops.
             let _ = done.send(result);
         });
         self.log.save_vote(codec::vote_to_bytes(vote), completion).map_err(io::Error::other)?;
+        if sabotage!(VoteNotAwaited) {
+            return Ok(());
+        }
         match durable.await {
             Ok(result) => result.map_err(io::Error::other),
             Err(_) => Err(io::Error::other("the write-ahead log has stopped")),
@@ -114,6 +121,10 @@ impl RaftLogStorage<Types> for LogStore {
             })
             .collect();
         let (last, durable) = (entries.last().map(|entry| entry.index), self.durable.clone());
+        if sabotage!(AppendAckedEarly) {
+            callback.io_completed(Ok(()));
+            return self.log.append(entries, Completion::new(|_| {})).await.map_err(io::Error::other);
+        }
         let completion = Completion::new(move |result| {
             if let (Ok(()), Some(last)) = (&result, last) {
                 durable.mark(last);

@@ -18,6 +18,7 @@ use pb::request::Kind as Ask;
 use pb::response::Kind as Answer;
 use quorate_core::GroupId;
 use quorate_proto::peer_v1 as pb;
+use quorate_sabotage::rarely;
 use quorate_storage::Store;
 use std::collections::VecDeque;
 use std::future::Future;
@@ -253,7 +254,8 @@ impl Network {
         let mut sent: u64 = 0;
         let mut previous = None;
         loop {
-            let records = export.next(SNAPSHOT_CHUNK_BYTES).map_err(|e| network_error(e.to_string()))?;
+            let bytes = if rarely!(SmallSnapshotChunk) { 1 } else { SNAPSHOT_CHUNK_BYTES };
+            let records = export.next(bytes).map_err(|e| network_error(e.to_string()))?;
             if let Some(answer) = previous.take() {
                 wait(answer).await?;
             }

@@ -8,7 +8,8 @@ use futures::{Stream, TryStreamExt};
 use openraft::entry::EntryPayload;
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{OptionalSend, Snapshot};
-use quorate_core::{Delta, Effects, MemberId, Record, Rejection, Reply, Request, Revision, SystemChange, View};
+use quorate_core::{Change, Delta, Effects, MemberId, Record, Rejection, Reply, Request, Revision, SystemChange, View};
+use quorate_sabotage::sabotage;
 use quorate_storage::{Applied, Installer, SnapshotMeta as StoredSnapshotMeta, StorageError, Store};
 use std::io;
 use std::sync::Arc;
@@ -155,12 +156,19 @@ impl<H: ApplyHooks> StateMachine<H> {
         for batch in entry.batches {
             let mut commands = Vec::with_capacity(batch.requests.len());
             for Request { caller, command } in &batch.requests {
-                let Effects { reply, delta } =
+                let Effects { reply, mut delta } =
                     quorate_core::apply(&writer, caller, command).map_err(|e| self.fail(e))?;
+                // What is in memory differs from member to member, and so must not matter.
+                if sabotage!(ReplicaDiffers) && self.store.tail_bytes() > 4096 {
+                    delta.records.iter_mut().for_each(spoil);
+                }
                 records.extend(delta.records.iter().cloned());
                 system.extend(delta.system.iter().cloned());
                 writer.commit(delta, applied);
                 commands.push(AppliedCommand { reply, revision: writer.revision(), index: log_id.1 });
+            }
+            if sabotage!(RepliesSwapped) {
+                commands.reverse();
             }
             batches.push(AppliedBatch { origin: batch.origin, first_seq: batch.first_seq, commands });
         }
@@ -172,7 +180,9 @@ impl<H: ApplyHooks> StateMachine<H> {
     }
 
     fn applied_now(&self) -> io::Result<(Option<LogId>, StoredMembership)> {
-        let last = codec::last_of(self.store.applied()).map(|(term, index)| codec::log_id(term, index));
+        let applied = codec::last_of(self.store.applied());
+        let again = u64::from(sabotage!(OnceAppliedAgain));
+        let last = applied.map(|(term, index)| codec::log_id(term, index.saturating_sub(again)));
         Ok((last, codec::decode_membership(&self.store.membership())?))
     }
 
@@ -197,6 +207,13 @@ impl<H: ApplyHooks> StateMachine<H> {
             meta: SnapshotMeta { last_log_id, last_membership },
             snapshot: SnapshotHandle::Export { store: self.store.clone(), floor },
         })
+    }
+}
+
+/// Only for a bug that is put in on purpose.
+fn spoil(record: &mut Record) {
+    if let Change::Put { value, .. } = &mut record.change {
+        *value = bytes::Bytes::new();
     }
 }
 

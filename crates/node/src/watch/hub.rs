@@ -6,6 +6,7 @@ use super::index::Index;
 use super::{History, ProgressJitter, WatchControl, WatchCreate, WatchFigures, WatchOptions, WatchStream};
 use parking_lot::Mutex;
 use quorate_core::{Change, Record, Revision};
+use quorate_sabotage::sabotage;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -56,6 +57,11 @@ impl WatchHub {
     /// Tells that the store is at `revision` now without having gone through the changes one by one (it was replaced by
     /// a snapshot): live watchers read history. Readers must see the new state already.
     pub fn advance(&self, revision: Revision) {
+        if sabotage!(WatchSnapshotGap) {
+            let mut state = self.shared.state.lock();
+            state.published = state.published.max(revision);
+            return;
+        }
         self.publish(revision, &[]);
     }
 
@@ -171,7 +177,7 @@ impl Shared {
     ) -> Option<Vec<Token>> {
         let mut state = self.state.lock();
         // INVARIANT(watch-no-gap): a watcher goes live exactly at the next revision to be published.
-        if state.published.next() != next_revision {
+        if state.published.next() != next_revision && !sabotage!(WatchGapAtLive) {
             return None;
         }
         Some(watchers.iter().map(|(watch_id, create)| state.go_live(inbox, *watch_id, create)).collect())

@@ -2,6 +2,7 @@
 
 use super::{WatchFigures, WatchOptions};
 use quorate_core::{Record, Revision};
+use quorate_sabotage::{rarely, sabotage};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -40,8 +41,8 @@ impl Queue {
         let fits = self.events.len() + batch.len() <= options.queue_events_max
             && self.bytes + bytes <= options.queue_bytes_max
             && self.figures.pending_bytes() + bytes as u64 <= options.hub_queue_bytes_max as u64;
-        if !fits {
-            let first = self.events.front().or(batch.first());
+        if !fits || rarely!(WatchOverflow) {
+            let first = self.events.front().filter(|_| !sabotage!(WatchOverflowLoses)).or(batch.first());
             return first.map_or(Ok(()), |record| Err(record.rev.main));
         }
         self.events.extend(batch.iter().cloned());
@@ -91,10 +92,13 @@ impl<'a> MessageSize<'a> {
 
     /// Counts the next record, unless it begins a revision and the message is full.
     pub(super) fn add(&mut self, record: &Record) -> bool {
+        if sabotage!(WatchRevisionSplit) && record.rev.main == self.revision {
+            return false;
+        }
         if record.rev.main != self.revision {
             let full =
                 self.revisions >= self.options.message_revisions_max || self.bytes >= self.options.message_bytes_max;
-            if self.revisions > 0 && full {
+            if self.revisions > 0 && (full || rarely!(SmallWatchMessage)) {
                 return false;
             }
             self.revision = record.rev.main;

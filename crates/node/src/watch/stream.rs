@@ -8,6 +8,7 @@ use super::queue::{MessageSize, event_bytes};
 use super::{WatchCreate, WatchEvent, WatchMessage};
 use crate::Error;
 use quorate_core::{KeyValue, Record, Rejection, Revision};
+use quorate_sabotage::sabotage;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -142,6 +143,10 @@ impl WatchStream {
             };
         }
         self.history_turn = true;
+        if sabotage!(WatchProgressAhead) && self.progress_due > 0 {
+            self.answer_progress();
+            return Step::More;
+        }
         match self.inbox.take_mail() {
             Some(Mail::Events { watch_id, records }) => {
                 if let Some(revision) = records.last().map(|record| record.rev.main) {
@@ -268,6 +273,8 @@ impl WatchStream {
         self.progress_due = 0;
         self.cancel_compacted();
         let Some((from, _)) = self.behind.first().copied() else { return Ok(()) };
+        let from = if sabotage!(WatchCompactedSilently) { from.max(self.hub.history.compacted()) } else { from };
+        let from = if sabotage!(WatchHistorySkips) { from.next().min(self.hub.published()) } else { from };
         let chunk = match self.read_chunk(from, self.hub.published()) {
             // Compaction came in between: the next step cancels whom it has overtaken.
             Err(Error::Rejected(Rejection::Compacted)) if self.hub.history.compacted() > from => return Ok(()),
@@ -299,6 +306,9 @@ impl WatchStream {
     /// Cancels the watchers whose next revision was compacted.
     fn cancel_compacted(&mut self) {
         let compact_revision = self.hub.history.compacted();
+        if sabotage!(WatchCompactedSilently) {
+            return;
+        }
         while let Some((_, watch_id)) = self.behind.first().copied().filter(|(next, _)| *next < compact_revision) {
             self.remove(watch_id);
             self.say(WatchMessage::Canceled { watch_id, revision: Revision::ZERO, compact_revision });
@@ -339,7 +349,8 @@ impl WatchStream {
         self.watchers.get(&watch_id).is_some_and(|watcher| match watcher.state {
             WatcherState::Live { .. } => false,
             WatcherState::CatchingUp { next_revision, .. } => {
-                next_revision <= record.rev.main && wants(&watcher.create, record)
+                next_revision <= record.rev.main
+                    && (wants(&watcher.create, record) || sabotage!(WatchHistoryUnfiltered))
             }
         })
     }
@@ -372,7 +383,7 @@ impl WatchStream {
     fn answer_progress(&mut self) {
         debug_assert!(self.behind.is_empty(), "history comes before answers");
         let (revision, pending) = self.hub.published_and_pending(&self.inbox);
-        if !pending.is_empty() {
+        if !pending.is_empty() && !sabotage!(WatchProgressAhead) {
             return;
         }
         let due = std::mem::take(&mut self.progress_due);
@@ -398,10 +409,13 @@ impl WatchStream {
         for (watch_id, watcher) in self.watchers.iter_mut().filter(|(_, watcher)| watcher.create.progress_notify) {
             listeners += 1;
             let was_quiet = std::mem::replace(&mut watcher.quiet, true);
-            let synced = match watcher.state {
-                WatcherState::Live { .. } => !pending.contains(watch_id) && watcher.create.start_revision <= revision,
-                WatcherState::CatchingUp { .. } => false,
-            };
+            let synced = sabotage!(WatchNotifyAhead)
+                || match watcher.state {
+                    WatcherState::Live { .. } => {
+                        !pending.contains(watch_id) && watcher.create.start_revision <= revision
+                    }
+                    WatcherState::CatchingUp { .. } => false,
+                };
             if was_quiet && synced {
                 self.outbox.push_back(Outgoing::Ready(WatchMessage::Progress { watch_id: *watch_id, revision }));
             }
@@ -431,8 +445,11 @@ impl WatchStream {
 
     /// What was there at the revision before the record's; nothing if that revision was compacted.
     fn previous(&self, record: &Record) -> Result<Option<KeyValue>, Error> {
+        if sabotage!(WatchPrevKvIsNew) && record.replaces.is_some() {
+            return Ok(record.key_value());
+        }
         match record.replaces {
-            Some(replaced) if record.rev.main > self.hub.history.compacted() => {
+            Some(replaced) if record.rev.main > self.hub.history.compacted() && !sabotage!(WatchPrevKvMissing) => {
                 Ok(self.hub.history.previous(replaced)?.and_then(|record| record.key_value()))
             }
             Some(_) | None => Ok(None),

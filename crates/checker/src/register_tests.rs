@@ -2,6 +2,7 @@
 //! fault of each bad one.
 
 use super::*;
+use std::time::Duration;
 
 /// Reads a history. Calls: `put k=v`, `cas k@expected=v`, `get k`, `sget k`. Outcomes: `@revision` for a write,
 /// `none @revision` or `v mod=M ver=V new=C @revision` for a read, `?` for none.

@@ -1,7 +1,7 @@
 //! The oracle against histories that are right, and against one for each thing that can be wrong with them.
 
 use super::*;
-use crate::history::Renewal;
+use crate::history::{Condition, Field, Outcome, Renewal, Step, StepAnswer, Transaction, Watched};
 use parking_lot::Mutex;
 use std::sync::Arc;
 
@@ -73,19 +73,23 @@ fn history() -> History {
             .map(|event| (at(100), event.clone()))
             .collect(),
         complete_to: 6,
-        violations: Vec::new(),
-        gaps: Vec::new(),
+        ..Watched::default()
     };
     History { entries, watched: vec![Arc::new(Mutex::new(watched))], ..History::default() }
 }
 
+/// Clocks that run right, and an end that nobody waits for.
+fn times() -> LeaseTimes {
+    LeaseTimes { share_min: 1.0, share_max: 1.0, settled: Duration::ZERO, read: Duration::ZERO, left: Vec::new() }
+}
+
 fn first(ledger: &Ledger, history: &History) -> String {
-    check(ledger, history, 1.0).into_iter().next().unwrap_or_else(|| "nothing".into())
+    check(ledger, history, &times()).into_iter().next().unwrap_or_else(|| "nothing".into())
 }
 
 #[track_caller]
 fn expect(part: &str, ledger: &Ledger, history: &History) {
-    let all = check(ledger, history, 1.0);
+    let all = check(ledger, history, &times());
     assert!(all.iter().any(|violation| violation.contains(part)), "expected {part:?}, found {all:#?}");
 }
 
@@ -231,17 +235,181 @@ fn a_lease_that_ends_early_is_found() {
     let mut history = history();
     let op = Op::Put { key: "l".into(), value: "8".into(), lease: 9 };
     history.entries.push(call(100, 110, op, done(7)));
-    history.renewals.push(Renewal { lease: 9, ttl_seconds: 2, start: at(100) });
+    history.renewals.push(renewal(9, 100));
     let watch = |when: u64| {
         let events = ledger.revisions.range(7..).flat_map(|(_, events)| events).cloned();
         let events = events.map(|event| (at(when), event)).collect();
-        let (span, violations, gaps) = (Span::key("l"), Vec::new(), Vec::new());
-        Arc::new(Mutex::new(Watched { name: "l".into(), span, from: 7, events, complete_to: 8, violations, gaps }))
+        let (name, span) = ("l".into(), Span::key("l"));
+        Arc::new(Mutex::new(Watched { name, span, from: 7, events, complete_to: 8, ..Watched::default() }))
     };
     history.watched.push(watch(2200));
     assert_eq!(first(&ledger, &history), "nothing");
     history.watched.push(watch(2000));
     expect("lease 9 ended before", &ledger, &history);
     // A clock that runs fast may end it a little earlier by the world's.
-    assert_eq!(check(&ledger, &history, 0.9), Vec::<String>::new());
+    assert_eq!(check(&ledger, &history, &LeaseTimes { share_min: 0.9, ..times() }), Vec::<String>::new());
+}
+
+fn renewal(lease: i64, start: u64) -> Renewal {
+    Renewal { lease, ttl_seconds: 2, start: at(start), end: at(start + 10), acknowledged: true }
+}
+
+#[test]
+fn a_lease_that_does_not_end_is_found() {
+    let mut history = history();
+    history.renewals.push(renewal(9, 100));
+    let end = |read: u64| LeaseTimes { read: at(read), left: vec![9], ..times() };
+    assert_eq!(check(&ledger(), &history, &end(4000)), Vec::<String>::new());
+    let found = check(&ledger(), &history, &end(5000));
+    assert!(found.iter().any(|text| text.starts_with("lease: lease 9 was due")), "{found:?}");
+}
+
+#[test]
+fn a_key_that_nobody_deleted_is_missed() {
+    let mut history = history();
+    history.entries.remove(6);
+    expect("a went at 6, but nobody deleted it", &ledger(), &history);
+}
+
+#[test]
+fn a_lease_that_leaves_a_key_behind_is_found() {
+    let mut ledger = ledger();
+    let on = |key: &str, value: &str, at: i64| Event::Put(Seen { lease: 9, ..kv(key, value, at, at, 1) });
+    ledger.revisions.insert(7, vec![on("x", "8", 7)]);
+    ledger.revisions.insert(8, vec![on("y", "9", 8)]);
+    ledger.revisions.insert(9, vec![Event::Delete { key: "x".into(), revision: 9 }]);
+    ledger.newest = 9;
+    let mut history = history();
+    for (key, value, revision) in [("x", "8", 7), ("y", "9", 8)] {
+        let op = Op::Put { key: key.into(), value: value.into(), lease: 9 };
+        history.entries.push(call(100, 110, op, done(revision)));
+    }
+    expect("x went with lease 9 at 9, but [\"y\"] did not", &ledger, &history);
+}
+
+/// If `a` was last written at 4: `a` = 4 and `b` = 5, and a read of both.
+fn transaction() -> Transaction {
+    let put = |key: &str, value: &str| Step::Put { key: key.into(), value: Some(value.into()), lease: Some(0) };
+    Transaction {
+        conditions: vec![Condition { key: "a".into(), field: Field::Mod(4) }],
+        success: vec![put("a", "4"), put("b", "5"), Step::Get(Span { from: "a".into(), until: Some("c".into()) })],
+        failure: vec![Step::Get(Span::key("a"))],
+    }
+}
+
+fn with_transaction(succeeded: bool, revision: i64, answers: Vec<StepAnswer>) -> History {
+    let mut history = history();
+    history.entries[4] = call(41, 50, Op::Txn(transaction()), Outcome::Txn { revision, succeeded, answers });
+    history
+}
+
+fn right_answers() -> Vec<StepAnswer> {
+    vec![
+        StepAnswer::Put(Some(kv("a", "3", 2, 4, 2))),
+        StepAnswer::Put(Some(kv("b", "2", 3, 3, 1))),
+        StepAnswer::Got(vec![kv("a", "4", 2, 5, 3), kv("b", "5", 3, 5, 2)]),
+    ]
+}
+
+#[test]
+fn a_transaction_is_what_the_model_says() {
+    assert_eq!(first(&ledger(), &with_transaction(true, 5, right_answers())), "nothing");
+    let mut blind = right_answers();
+    blind[2] = StepAnswer::Got(vec![kv("a", "3", 2, 4, 2), kv("b", "2", 3, 3, 1)]);
+    expect("but must answer", &ledger(), &with_transaction(true, 5, blind));
+    let mut nothing_before = right_answers();
+    nothing_before[0] = StepAnswer::Put(None);
+    expect("but must answer", &ledger(), &with_transaction(true, 5, nothing_before));
+    let other_list = vec![StepAnswer::Got(vec![kv("a", "4", 2, 5, 3)])];
+    expect("but must answer", &ledger(), &with_transaction(true, 5, other_list));
+    let mut half = ledger();
+    half.revisions.insert(5, vec![Event::Put(kv("a", "4", 2, 5, 3))]);
+    expect("LOST", &half, &with_transaction(true, 5, right_answers()));
+}
+
+#[test]
+fn a_page_that_ends_too_early_is_found() {
+    let page = |kvs: &[Seen], more: bool, count: i64| {
+        let mut history = history();
+        let span = Span { from: "a".into(), until: Some("c".into()) };
+        let op = Op::Page { span, limit: 1, revision: 5, count_only: false };
+        history.entries.push(call(91, 99, op, Outcome::Page { revision: 6, kvs: kvs.to_vec(), more, count }));
+        history
+    };
+    let first_one = [kv("a", "4", 2, 5, 3)];
+    assert_eq!(first(&ledger(), &page(&first_one, true, 2)), "nothing");
+    expect("but it is", &ledger(), &page(&first_one, false, 2));
+    expect("but it is", &ledger(), &page(&first_one, true, 1));
+    expect("but it is", &ledger(), &page(&[], true, 2));
+}
+
+#[test]
+fn a_read_of_what_was_compacted_is_found_and_so_is_a_refusal_without_cause() {
+    let compact = |revision: i64| call(91, 92, Op::Compact { revision }, done(6));
+    let get = |revision: i64, outcome: Outcome| {
+        call(93, 99, Op::Get { span: Span::key("a"), serializable: false, revision }, outcome)
+    };
+    let mut answered = history();
+    answered.entries.extend([compact(4), get(3, read(6, &[kv("a", "1", 2, 2, 1)]))]);
+    expect("was compacted before", &ledger(), &answered);
+    let mut refused = history();
+    refused.entries.extend([compact(4), get(4, Outcome::Refused("has been compacted".into()))]);
+    expect("but only 4 was compacted", &ledger(), &refused);
+    let mut right = history();
+    right.entries.extend([compact(4), get(3, Outcome::Refused("has been compacted".into()))]);
+    assert_eq!(first(&ledger(), &right), "nothing");
+}
+
+#[test]
+fn what_was_there_before_an_event_is_looked_at() {
+    let with = |before: Option<Seen>, compacted: i64| {
+        let mut history = history();
+        history.watched[0].lock().before.push(("a".into(), 4, before));
+        if compacted > 0 {
+            history.entries.push(call(91, 92, Op::Compact { revision: compacted }, done(6)));
+        }
+        history
+    };
+    assert_eq!(first(&ledger(), &with(Some(kv("a", "1", 2, 2, 1)), 0)), "nothing");
+    assert_eq!(first(&ledger(), &with(None, 4)), "nothing");
+    expect("a at 4 came with None before it", &ledger(), &with(None, 0));
+    expect("a at 4 came with", &ledger(), &with(Some(kv("a", "3", 2, 4, 2)), 4));
+}
+
+#[test]
+fn filters_leave_out_what_they_say() {
+    let history = history();
+    history.watched[0].lock().no_put = true;
+    expect("w: event 0", &ledger(), &history);
+    history.watched[0].lock().events.retain(|(_, event)| matches!(event, Event::Delete { .. }));
+    assert_eq!(first(&ledger(), &history), "nothing");
+}
+
+#[test]
+fn money_that_is_made_is_found() {
+    let mut ledger = Ledger::default();
+    let account = |place: usize, balance: i64, mark: &str, at: i64| {
+        Event::Put(kv(&format!("b{place}"), &format!("{balance} {mark}{place}"), 2, at, at - 1))
+    };
+    ledger.revisions.insert(2, (0..ACCOUNTS).map(|place| account(place, 100, "m", 2)).collect());
+    ledger.newest = 2;
+    let oracle = |ledger: &Ledger| {
+        let mut oracle = Oracle::new(ledger, &[]);
+        oracle.check_accounts();
+        oracle.violations
+    };
+    assert_eq!(oracle(&ledger), Vec::<String>::new());
+    ledger.revisions.insert(3, vec![account(0, 90, "n", 3), account(1, 111, "n", 3)]);
+    assert_eq!(oracle(&ledger).len(), 1);
+}
+
+#[test]
+fn the_hash_covers_what_compaction_leaves() {
+    let whole = hash_kv(&ledger(), 0).unwrap();
+    let mut other = ledger();
+    other.revisions.insert(4, vec![Event::Put(kv("a", "other", 2, 4, 2))]);
+    assert_ne!(hash_kv(&other, 0).unwrap(), whole);
+    // What compaction has taken does not count any more: a was deleted, of b the last value is left.
+    assert_eq!(hash_kv(&other, 6), hash_kv(&ledger(), 6));
+    assert_ne!(hash_kv(&ledger(), 6), hash_kv(&ledger(), 0));
 }

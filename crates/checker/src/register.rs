@@ -12,10 +12,9 @@
 //! A write without an answer may have happened. It counts as soon as somebody has seen its value, at the revision that
 //! he saw. Histories hold puts and compare-and-sets of values that are all different, and no deletes.
 
-use std::collections::BTreeMap;
-use std::time::Duration;
-
 use crate::history::{Entry, Op, Outcome, Seen};
+use crate::real_time::{self, Call, Place};
+use std::collections::BTreeMap;
 
 /// Everything in `entries` that a linearizable store cannot have answered; empty if it can.
 pub fn check(entries: &[Entry]) -> Vec<String> {
@@ -106,44 +105,30 @@ impl Checker {
         }
     }
 
-    /// Rule 2: a sweep over all starts and ends, with the highest revision that has been answered so far.
+    /// Rule 2.
     fn check_real_time(&mut self, entries: &[Entry]) {
-        #[derive(PartialEq, Eq, PartialOrd, Ord)]
-        enum Edge {
-            // At one instant, starts come first: only what ended strictly before is known to be before.
-            Start,
-            End,
-        }
-        let mut edges: Vec<(Duration, Edge, usize)> = Vec::new();
-        for (index, entry) in entries.iter().enumerate() {
-            edges.push((entry.start, Edge::Start, index));
-            edges.push((entry.end, Edge::End, index));
-        }
-        edges.sort();
-        let mut answered = 0;
-        for (_, edge, index) in edges {
-            let entry = &entries[index];
-            match edge {
-                Edge::End => {
-                    if !is_serializable(&entry.op) {
-                        answered = answered.max(answered_revision(&entry.outcome).unwrap_or(0));
-                    }
-                }
-                Edge::Start => {
-                    let (revision, is_write) = match entry.outcome {
-                        Outcome::Wrote { revision } => (revision, true),
-                        Outcome::Read { revision, .. } if !is_serializable(&entry.op) => (revision, false),
-                        Outcome::Unknown if self.resolved.contains_key(&index) => (self.resolved[&index], true),
-                        Outcome::Read { .. } | Outcome::Unknown => continue,
-                    };
-                    if revision < answered || (is_write && revision == answered) {
-                        self.violation(format!(
-                            "{} is at revision {revision}, but revision {answered} had been answered before it started",
-                            describe(entry)
-                        ));
-                    }
-                }
-            }
+        let calls: Vec<Call> = entries
+            .iter()
+            .enumerate()
+            .map(|(index, entry)| {
+                let stale = is_serializable(&entry.op);
+                let told = answered_revision(&entry.outcome).filter(|_| !stale);
+                let place = match entry.outcome {
+                    Outcome::Wrote { revision } => Some(Place::At(revision)),
+                    Outcome::Read { revision, .. } if !stale => Some(Place::After(revision)),
+                    Outcome::Unknown => self.resolved.get(&index).copied().map(Place::At),
+                    Outcome::Read { .. } => None,
+                };
+                Call { start: entry.start, end: entry.end, told, place }
+            })
+            .collect();
+        for late in real_time::check(&calls) {
+            self.violation(format!(
+                "{} is at revision {}, but revision {} had been answered before it started",
+                describe(&entries[late.call]),
+                late.revision,
+                late.answered
+            ));
         }
     }
 
@@ -292,5 +277,5 @@ fn describe(entry: &Entry) -> String {
 }
 
 #[cfg(test)]
-#[path = "checker_tests.rs"]
+#[path = "register_tests.rs"]
 mod tests;

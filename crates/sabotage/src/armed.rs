@@ -1,0 +1,49 @@
+//! What a program that is sabotaged knows: which bug it has, and the random numbers for its rare paths.
+
+use crate::{Bug, Rare};
+use core::sync::atomic::{AtomicU16, AtomicU64, Ordering::Relaxed};
+
+/// A bug's place in [`Bug::ALL`], plus one; 0 is none.
+static CHOSEN: AtomicU16 = AtomicU16::new(0);
+
+/// Which rare paths are taken at all; 0: none.
+static RARE_SEED: AtomicU64 = AtomicU64::new(0);
+
+/// State of the random numbers.
+static RARE_STATE: AtomicU64 = AtomicU64::new(0);
+
+/// From now on the program has this bug, and no other.
+pub fn choose(bug: Bug) {
+    CHOSEN.store(bug as u16 + 1, Relaxed);
+}
+
+/// Whether this bug was chosen.
+#[inline]
+pub fn on(bug: Bug) -> bool {
+    CHOSEN.load(Relaxed) == bug as u16 + 1
+}
+
+/// From now on rare paths are taken: half of them, about once in 50 times. Which and when, `seed` decides.
+pub fn seed_rare_paths(seed: u64) {
+    RARE_SEED.store(seed | 1, Relaxed);
+    RARE_STATE.store(seed, Relaxed);
+}
+
+/// Whether to take a rare path now.
+pub fn rarely(path: Rare) -> bool {
+    let seed = RARE_SEED.load(Relaxed);
+    if seed == 0 || mix(seed ^ path as u64).is_multiple_of(2) {
+        return false;
+    }
+    let next = mix(RARE_STATE.load(Relaxed));
+    RARE_STATE.store(next, Relaxed);
+    next.is_multiple_of(50)
+}
+
+/// SplitMix64's output function.
+fn mix(value: u64) -> u64 {
+    let z = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}

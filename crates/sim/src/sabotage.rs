@@ -1,0 +1,39 @@
+//! Deliberate bugs and rare paths, in a program that was built to have them.
+
+use anyhow::Result;
+
+/// Takes rare paths by `seed`, and has the bug of this name.
+#[cfg(feature = "sabotage")]
+pub fn arm(seed: u64, bug: Option<&str>) -> Result<()> {
+    use anyhow::Context;
+    quorate_sabotage::seed_rare_paths(quorate_sim::determinism::mix(seed ^ 0x7261_7265));
+    if let Some(name) = bug {
+        quorate_sabotage::choose(
+            quorate_sabotage::Bug::by_name(name).with_context(|| format!("there is no bug {name}"))?,
+        );
+    }
+    Ok(())
+}
+
+/// Prints the bugs: name, part of the system, what is wrong, with tabs between.
+#[cfg(feature = "sabotage")]
+pub fn list() {
+    for bug in quorate_sabotage::Bug::ALL {
+        println!("{}\t{}\t{}", bug.name(), bug.area(), bug.what());
+    }
+}
+
+/// Without the feature there are neither.
+#[cfg(not(feature = "sabotage"))]
+pub fn arm(_seed: u64, bug: Option<&str>) -> Result<()> {
+    match bug {
+        None => Ok(()),
+        Some(name) => {
+            anyhow::bail!("this program was built without bugs, so it cannot have {name}: use cargo xtask sabotage")
+        }
+    }
+}
+
+/// There are none.
+#[cfg(not(feature = "sabotage"))]
+pub fn list() {}

@@ -1,0 +1,42 @@
+//! A client that saves copies of the data now and then, as an operator does.
+
+use super::Worker;
+use crate::oracle::Rule;
+use parking_lot::Mutex;
+use quorate_node::{Error, Node};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The last copy: the bytes of the file.
+pub type Backup = Arc<Mutex<Option<Vec<u8>>>>;
+
+impl Worker {
+    /// Saves a copy every few seconds. Reads it slowly, while compactions go on.
+    pub async fn save_copies(mut self, place: Backup) {
+        while !self.stop.is_set() {
+            let pause = self.random.millis(500, 4000);
+            tokio::time::sleep(pause).await;
+            let (member, slow) = (self.any_member(), self.random.millis(0, 400));
+            match self.rpc.call(member, move |node| save(node, slow)).await {
+                Some(Ok(bytes)) => *place.lock() = Some(bytes),
+                // A process that ends, or a group that has stopped, breaks off.
+                Some(Err(Error::Fatal(text)))
+                    if ["damaged", "missing", "not complete"].iter().any(|word| text.contains(word)) =>
+                {
+                    self.rpc.wrong(Rule::Backup, format!("m{member} cannot copy its data: {text}"));
+                }
+                Some(Err(_)) | None => {}
+            }
+        }
+    }
+}
+
+async fn save(node: Node, pause: Duration) -> Result<Vec<u8>, Error> {
+    let mut reader = node.snapshot().await?;
+    let mut bytes = Vec::new();
+    while let Some(chunk) = reader.next().await? {
+        bytes.extend_from_slice(&chunk);
+        tokio::time::sleep(pause).await;
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,180 @@
+//! Watchers: what they ask for, and what they note.
+
+use super::Worker;
+use crate::client::{Rpc, event, range_of, seen};
+use crate::history::Watched;
+use parking_lot::Mutex;
+use quorate_core::Revision;
+use quorate_node::{WatchControl, WatchCreate, WatchMessage, WatchStream};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// Messages of a watch that may be under way to its client.
+const WATCH_WINDOW: usize = 8;
+
+/// A watcher that hears nothing for so long tries another member.
+const WATCH_PATIENCE: Duration = Duration::from_secs(3);
+
+/// A watch that a member has taken up.
+struct Open {
+    control: WatchControl,
+    messages: mpsc::Receiver<WatchMessage>,
+    /// Whether it asked for what was there before.
+    prev_kv: bool,
+}
+
+impl Worker {
+    fn any_machine(&mut self) -> usize {
+        self.random.below(self.machines as u64) as usize
+    }
+
+    /// Watches `watched`'s span over all disconnections until the end.
+    pub async fn watch(mut self, watched: Arc<Mutex<Watched>>, slow: bool) {
+        let mut member = self.any_machine();
+        let mut next = watched.lock().from;
+        while !self.stop.is_set() {
+            let created = self.open(member, &watched, next).await;
+            if let Some(Open { control, mut messages, prev_kv }) = created {
+                while !self.stop.is_set() {
+                    let message = tokio::time::timeout(WATCH_PATIENCE, messages.recv()).await;
+                    let Ok(Some(message)) = message else { break };
+                    if !note(&self.rpc, &watched, &mut next, message, prev_kv) {
+                        break;
+                    }
+                    if slow {
+                        // Some look away for so long that everything else happens meanwhile.
+                        let longest = if self.random.chance(50) { 2800 } else { 300 };
+                        let pause = self.random.millis(0, longest);
+                        tokio::time::sleep(pause).await;
+                    }
+                    if self.random.chance(50) {
+                        control.request_progress();
+                    }
+                    // Now and then a client goes away and comes back.
+                    if self.random.chance(10) {
+                        break;
+                    }
+                }
+            } else {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            member = self.any_machine();
+        }
+    }
+
+    async fn open(&mut self, member: usize, watched: &Arc<Mutex<Watched>>, next: i64) -> Option<Open> {
+        let prev_kv = self.random.chance(300);
+        let create = {
+            let watched = watched.lock();
+            WatchCreate {
+                watch_id: 0,
+                range: range_of(&watched.span),
+                start_revision: Revision::new(next),
+                progress_notify: self.random.chance(500),
+                no_put: watched.no_put,
+                no_delete: watched.no_delete,
+                prev_kv,
+            }
+        };
+        let (network, me) = (self.rpc.network.clone(), self.rpc.me);
+        self.rpc
+            .call(member, move |node| async move {
+                let (control, stream) = node.watch_stream();
+                control.create(create);
+                let (sender, messages) = mpsc::channel(WATCH_WINDOW);
+                tokio::spawn(forward(stream, sender, move || {
+                    (!network.is_blocked(member, me)).then(|| network.delay(member, me))
+                }));
+                Open { control, messages, prev_kv }
+            })
+            .await
+    }
+}
+
+/// Carries messages to the client, in order; stands still while nothing arrives there.
+async fn forward(
+    mut stream: WatchStream,
+    sender: mpsc::Sender<WatchMessage>,
+    delay: impl Fn() -> Option<Duration> + Send + 'static,
+) {
+    loop {
+        let message = tokio::select! {
+            biased;
+            () = sender.closed() => return,
+            message = stream.next() => message,
+        };
+        let Some(message) = message else { return };
+        let mut wait = delay();
+        while wait.is_none() && !sender.is_closed() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            wait = delay();
+        }
+        // One message after the other: the window is what may be under way at once.
+        tokio::time::sleep(wait.unwrap_or_default() / WATCH_WINDOW as u32).await;
+        if sender.send(message).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Notes one message. `false`: the watch has ended.
+fn note(rpc: &Rpc, watched: &Mutex<Watched>, next: &mut i64, message: WatchMessage, prev_kv: bool) -> bool {
+    let mut watched = watched.lock();
+    let now = rpc.clock.world_now();
+    match message {
+        WatchMessage::Created { revision, .. } => {
+            if *next == 0 {
+                // From now on: the first event to come is the one after.
+                *next = revision.get() + 1;
+                watched.from = *next;
+                watched.complete_to = revision.get();
+            }
+            true
+        }
+        WatchMessage::Refused { reason, .. } => {
+            watched.violations.push(format!("a watch was refused: {reason}"));
+            false
+        }
+        WatchMessage::Events { revision, events, .. } => {
+            for found in &events {
+                let event = event(&found.record);
+                if event.revision() < *next {
+                    watched.violations.push(format!("{event:?} came, but everything before {next} had come already"));
+                }
+                if event.revision() > revision.get() {
+                    watched.violations.push(format!("{event:?} came under the header {revision}"));
+                }
+                let before = found.prev_kv.as_ref().map(seen);
+                if prev_kv {
+                    watched.before.push((event.key().to_owned(), event.revision(), before));
+                } else if before.is_some() {
+                    watched.violations.push(format!("{event:?} came with {before:?}, for which nobody asked"));
+                }
+                watched.events.push((now, event));
+            }
+            // A revision is never split, so that the last one is whole.
+            let last = watched.events.last().map_or(0, |(_, event)| event.revision());
+            watched.complete_to = watched.complete_to.max(last);
+            *next = (*next).max(last + 1);
+            true
+        }
+        WatchMessage::Progress { revision, .. } => {
+            if revision.get() == 0 {
+                watched.violations.push("progress at revision 0".to_owned());
+            }
+            watched.complete_to = watched.complete_to.max(revision.get());
+            *next = (*next).max(revision.get() + 1);
+            true
+        }
+        WatchMessage::Canceled { compact_revision, .. } => {
+            let compacted = compact_revision.get();
+            if compacted < *next {
+                watched.violations.push(format!("cancelled at compaction {compacted}, but {next} is readable"));
+            }
+            watched.gaps.push((*next, compacted - 1));
+            *next = (*next).max(compacted);
+            false
+        }
+    }
+}
