@@ -2,7 +2,7 @@
 
 use crate::bootstrap::{self, DataIdentity};
 use crate::corruption::{self, CorruptionChecks, Hashing, Schedule};
-use crate::env::Env;
+use crate::env::{Env, Listener};
 use crate::group::{Group, GroupOptions, Upkeep, UpkeepOptions};
 use crate::peer::{self, Identity, Peers};
 use crate::raft::{MemberNode, RaftOptions, members_of};
@@ -11,7 +11,7 @@ use crate::scrub::Scrub;
 use crate::service::{self, Service};
 use crate::versions::VersionMonitor;
 use crate::watch::WatchOptions;
-use crate::{Config, Error, disaster, membership};
+use crate::{Config, Error, disaster, membership, urls};
 use parking_lot::Mutex;
 use quorate_core::{Command, GroupId, MemberAttributes, MemberId};
 use quorate_proto::peer_v1 as pb;
@@ -98,6 +98,10 @@ async fn start_once(
     let wal_dir = wal_dir(&config);
     if !fresh {
         bootstrap::refuse_lost_log(env.as_ref(), &wal_dir)?;
+    }
+    if fresh {
+        // Before the directory says who it is: it would hold to that when the options are put right.
+        drop(open_listeners(&config, env.as_ref()).await?);
     }
     let (wal, ended) = open_wal(&config, wal_dir, &identity, &env)?;
     *log_ended = Some(ended.clone());
@@ -226,7 +230,7 @@ impl Running {
 fn check(config: &Config) -> Result<(), Error> {
     let urls = config.listen_peer_urls.iter().chain(&config.initial_advertise_peer_urls);
     for url in urls {
-        crate::urls::host_port(url).map_err(Error::Fatal)?;
+        urls::host_port(url).map_err(Error::Fatal)?;
     }
     if config.election_timeout < config.heartbeat_interval * 5 {
         return Err(Error::Fatal(format!(
@@ -366,15 +370,19 @@ fn upkeep_options(config: &Config) -> UpkeepOptions {
 }
 
 async fn listen(config: &Config, env: &dyn Env, service: &Arc<Service>) -> Result<Vec<JoinHandle<()>>, Error> {
-    let mut tasks = Vec::new();
+    let listeners = open_listeners(config, env).await?;
+    Ok(listeners.into_iter().map(|listener| tokio::spawn(peer::serve(listener, service.clone()))).collect())
+}
+
+async fn open_listeners(config: &Config, env: &dyn Env) -> Result<Vec<Box<dyn Listener>>, Error> {
+    let mut listeners = Vec::new();
     for url in &config.listen_peer_urls {
-        let listener = env
-            .listen(url.clone())
-            .await
-            .map_err(|error| Error::Fatal(format!("cannot listen for peers on {url}: {error} (--listen-peer-urls)")))?;
-        tasks.push(tokio::spawn(peer::serve(listener, service.clone())));
+        listeners.push(env.listen(url.clone()).await.map_err(|error| {
+            let why = urls::why_not_listening(&error);
+            Error::Fatal(format!("cannot listen for peers on {url}: {why} (--listen-peer-urls)"))
+        })?);
     }
-    Ok(tasks)
+    Ok(listeners)
 }
 
 /// A peer that refuses us for good ends the node.

@@ -27,6 +27,17 @@ pub fn host_port(url: &str) -> Result<String, String> {
     Ok(rest.to_owned())
 }
 
+/// Why an address cannot be listened on, and what to do.
+pub fn why_not_listening(error: &std::io::Error) -> String {
+    let hint = match error.kind() {
+        std::io::ErrorKind::AddrInUse => "; another process listens there: `ss -ltnp` tells which",
+        std::io::ErrorKind::AddrNotAvailable => "; this machine does not have that address",
+        std::io::ErrorKind::PermissionDenied => "; ports below 1024 need root, or the capability CAP_NET_BIND_SERVICE",
+        _ => "",
+    };
+    format!("{error}{hint}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::{host_port, is_tls};

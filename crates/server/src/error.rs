@@ -10,7 +10,7 @@ pub enum StartError {
     #[error("{0}")]
     Config(String),
     /// An address cannot be listened on.
-    #[error("cannot listen on {url}: {source}; is another process there? (--{flag})")]
+    #[error("cannot listen on {url}: {} (--{flag})", quorate_node::urls::why_not_listening(source))]
     Listen {
         /// The flag that gave the address.
         flag: &'static str,

@@ -119,6 +119,7 @@ impl Server {
         for warning in &config.warnings {
             tracing::warn!("{warning}");
         }
+        warn_of_readers(&config.node.data_dir);
         let security = Security::new(&config)?;
         // A taken port is found before the node writes anything to the disk.
         let listeners = open_listeners(&config, &security).await?;
@@ -199,6 +200,18 @@ impl Server {
         }
         self.node.shutdown().await;
         tracing::info!("stopped");
+    }
+}
+
+/// A directory that the member makes is its user's alone; of one that was there, others may be able to read.
+fn warn_of_readers(data_dir: &std::path::Path) {
+    use std::os::unix::fs::PermissionsExt;
+    // One that is not there yet, or cannot be looked at, is the node's business.
+    let Ok(metadata) = std::fs::metadata(data_dir) else { return };
+    let mode = metadata.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        let dir = data_dir.display();
+        tracing::warn!("--data-dir: others than its owner can get into {dir} (mode {mode:o}): chmod 700 {dir}");
     }
 }
 

@@ -145,7 +145,7 @@ impl Network {
     pub fn listen(&self, machine: usize, address: String) -> io::Result<mpsc::UnboundedReceiver<Accepted>> {
         let (sender, receiver) = mpsc::unbounded_channel();
         let mut inner = self.inner.lock();
-        if inner.listeners.contains_key(&address) {
+        if inner.listeners.get(&address).is_some_and(|(_, sender)| !sender.is_closed()) {
             return Err(io::ErrorKind::AddrInUse.into());
         }
         inner.listeners.insert(address, (machine, sender));

@@ -7,13 +7,13 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::Path;
 use std::sync::Arc;
 
 /// A file system.
 pub trait Disk: Send + Sync {
-    /// Makes the directory and its missing parents, durably.
+    /// Makes the directory and its missing parents, durably, and for their owner alone.
     fn create_dir_all(&self, dir: &Path) -> io::Result<()>;
     /// Names (not paths) of the regular files in `dir`, in ascending order.
     fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
@@ -61,7 +61,8 @@ impl Disk for OsDisk {
         // Parents first, each made durable in its own parent, so that a power cut cannot take the whole tree away.
         let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         self.create_dir_all(parent)?;
-        match std::fs::create_dir(dir) {
+        // What is in them is everybody's keys and hashes of passwords.
+        match std::fs::DirBuilder::new().mode(0o700).create(dir) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
             Ok(()) | Err(_) => self.sync_dir(parent),
         }
