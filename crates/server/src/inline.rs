@@ -31,6 +31,13 @@ impl InlineExecutor {
     }
 }
 
+impl Drop for Requests {
+    fn drop(&mut self) {
+        // What has arrived and was not begun knows the executor, and so itself.
+        drop(self.executor.take());
+    }
+}
+
 /// The requests of one connection that are under way. Dropped with the connection, which gives them up.
 pub struct Requests {
     executor: InlineExecutor,

@@ -257,15 +257,17 @@ impl Acceptor {
         self.shared.metrics.connections_accepted.increment();
         let active = Arc::new(AtomicBool::new(false));
         let peer = Arc::new(peer);
+        let executor = InlineExecutor::default();
         let service = {
             let (shared, active, peer) = (Arc::clone(&self.shared), Arc::clone(&active), Arc::clone(&peer));
+            let executor = executor.clone();
             service_fn(move |mut request: Request<Incoming>| {
                 active.store(true, Relaxed);
                 request.extensions_mut().insert(Arc::clone(&peer));
+                request.extensions_mut().insert(executor.clone());
                 serve(Arc::clone(&shared), serves, request)
             })
         };
-        let executor = InlineExecutor::default();
         let builder = builder(&self.limits, executor.clone());
         // A client of gRPC connects to all endpoints, and may leave one idle until it needs it: its greeting is enough.
         let stream = Tolerant::new(stream, Arc::clone(&active));

@@ -5,7 +5,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use prost::Message;
 use std::ops::Deref;
 use std::sync::{Mutex, PoisonError};
@@ -17,6 +17,10 @@ pub const PREFIX_BYTES: usize = 5;
 
 /// How long a unary request may take to arrive. Without it, halves of requests would hold their places for ever.
 pub const READ_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long the end of a request may take that is answered already, and what may still come with it.
+const END_TIMEOUT: Duration = Duration::from_secs(1);
+const END_BYTES_MAX: usize = 64 << 10;
 
 /// Where a request's bytes come from.
 pub enum Source {
@@ -31,6 +35,31 @@ impl Source {
     pub fn local(frames: impl Stream<Item = Bytes> + Send + 'static) -> Self {
         // It may be asked again after its end.
         Self::Local(Mutex::new(Box::pin(frames.fuse())))
+    }
+
+    /// Whether all of it is here.
+    pub fn is_ended(&self) -> bool {
+        match self {
+            Self::Client(body) => body.is_end_stream(),
+            Self::Local(_) => true,
+        }
+    }
+
+    /// Waits for a bounded time for the end of a request that is answered already. Were it dropped before, its stream would be
+    /// reset; what the client still sends on it would count as its fault, and after a thousand of those HTTP/2 closes the
+    /// connection. Many clients end their side in a frame of its own, some time after the message.
+    pub async fn end(mut self) {
+        let mut left = END_BYTES_MAX;
+        let rest = async {
+            while let Some(Ok(data)) = self.data().await {
+                match left.checked_sub(data.len()) {
+                    Some(less) => left = less,
+                    None => return,
+                }
+            }
+        };
+        // One that takes longer is reset after all.
+        let _ = tokio::time::timeout(END_TIMEOUT, rest).await;
     }
 
     /// The next bytes, `None` at the end. Cancel-safe.
@@ -108,6 +137,12 @@ impl<G: Deref<Target = Gauge> + Clone> MessageReader<G> {
             Err(_) => return Err(Status::new(Code::DeadlineExceeded, "grpc: the request did not arrive in time")),
         };
         message.ok_or_else(|| Status::new(Code::Internal, "grpc: the request has no message"))
+    }
+
+    /// What the client has not ended yet, if so; the reader then has nothing more.
+    pub fn unended(&mut self) -> Option<Source> {
+        let nothing = || Source::local(futures::stream::empty());
+        (!self.body.is_ended()).then(|| std::mem::replace(&mut self.body, nothing()))
     }
 
     /// A message that is there already, so that several can be answered at once.

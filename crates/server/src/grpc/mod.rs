@@ -16,6 +16,7 @@ use crate::audit::{AuditLog, Who, Witness};
 use crate::auth::Credentials;
 use crate::client::Client;
 use crate::connection::Connection;
+use crate::inline::InlineExecutor;
 use crate::limits::{Gauge, Limit, Taken};
 use crate::service::{
     auth, cluster, election, extension, health, kv, lease, lock, maintenance, watch as watch_service,
@@ -25,6 +26,7 @@ use crate::status::{rejected, status, unknown};
 pub use body::{Body, Out};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Method as HttpMethod, Request, Response};
+use hyper::rt::Executor as _;
 pub use message::{MessageReader, PREFIX_BYTES, READ_TIMEOUT, Source, decode, encode, put_prefix, split_messages};
 pub use method::{Kind, Method};
 use prost::Message;
@@ -66,16 +68,20 @@ pub async fn serve(shared: Arc<Shared>, request: Request<Source>) -> Response<Bo
     let wants_leader = head.headers.get("hasleader").is_some_and(|value| value == "true");
     let timeout = timeout(&head.headers);
     let connection: Option<Arc<Connection>> = head.extensions.get().cloned();
+    let executor: Option<InlineExecutor> = head.extensions.get().cloned();
     let credentials = Credentials::of(&head.headers, connection.as_deref());
     drop(head);
     let call = async {
         let mut client = Client::new(Arc::clone(&shared), credentials);
         let admitted = admit(&mut client, method).await;
         let user = client.user().map(str::to_owned);
-        let call = Call { client: &client, method, wants_leader, who: Who { connection, user } };
+        let call = Call { client: &client, method, wants_leader, who: Who { connection, user }, executor };
         match admitted {
             Ok(()) => call.dispatch(body).await,
-            Err(failure) => call.refused(&failure).await,
+            Err(failure) => {
+                call.leave(body);
+                call.refused(&failure).await
+            }
         }
     };
     let Some(timeout) = timeout else { return call.await };
@@ -124,6 +130,8 @@ struct Call<'a> {
     wants_leader: bool,
     /// For the audit log.
     who: Who,
+    /// What else runs with the connection, if it is one of a client's.
+    executor: Option<InlineExecutor>,
 }
 
 /// What a stream's handler gets with its requests.
@@ -174,6 +182,13 @@ pub async fn end(shared: &Shared, no_leader: &mut Option<watch::Receiver<u64>>) 
 }
 
 impl<'a> Call<'a> {
+    /// Lets a request end by itself, beside its answer.
+    fn leave(&self, rest: Source) {
+        if let Some(executor) = self.executor.as_ref().filter(|_| !rest.is_ended()) {
+            executor.execute(rest.end());
+        }
+    }
+
     /// Answers a call of somebody who may not call at all.
     async fn refused(self, failure: &Status) -> Response<Body> {
         let shared: &Shared = self.client.shared();
@@ -290,6 +305,9 @@ impl<'a> Call<'a> {
         self.check_leader()?;
         let mut reader = self.reader(body, &*self.client.inflight);
         let message = reader.only().await?;
+        if let Some(rest) = reader.unended() {
+            self.leave(rest);
+        }
         track.received(message.len());
         if let Some(witness) = witness {
             witness.request = Some(message.clone());

@@ -183,3 +183,62 @@ async fn a_request_is_given_up_at_the_clients_deadline() {
     server.kv().await.range(request).await.unwrap();
     server.server.shutdown().await;
 }
+
+/// A frame of HTTP/2.
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// Reads frames until the answers to `count` streams have ended; whether that was before the connection was closed.
+async fn answered(stream: &mut TcpStream, count: usize) -> bool {
+    const HEADERS: u8 = 1;
+    const END_STREAM: u8 = 1;
+    const GOAWAY: u8 = 7;
+    let mut ended = 0;
+    while ended < count {
+        let mut head = [0; 9];
+        if stream.read_exact(&mut head).await.is_err() || head[3] == GOAWAY {
+            return false;
+        }
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+        let mut payload = vec![0; length];
+        stream.read_exact(&mut payload).await.unwrap();
+        ended += usize::from(head[3] == HEADERS && head[4] & END_STREAM != 0);
+    }
+    true
+}
+
+/// Some clients end their side of a call in a frame of its own, which may come when the answer has left already.
+#[tokio::test]
+async fn requests_may_end_after_their_answers() {
+    const HEADERS: u8 = 1;
+    const DATA: u8 = 0;
+    const WINDOW_UPDATE: u8 = 8;
+    const END_HEADERS: u8 = 4;
+    const END_STREAM: u8 = 1;
+    const AT_ONCE: u32 = 100;
+    let server = start(&[]).await;
+    let mut stream = TcpStream::connect(&server.address).await.unwrap();
+    stream.write_all(PREFACE).await.unwrap();
+    // Room for all answers.
+    stream.write_all(&frame(WINDOW_UPDATE, 0, 0, &(1_u32 << 30).to_be_bytes())).await.unwrap();
+    // POST http, path, content type, te; from HPACK's static table, without its dynamic one.
+    let path = b"/etcdserverpb.KV/Range";
+    let mut headers = vec![0x83, 0x86, 0x04, path.len() as u8];
+    headers.extend(path);
+    headers.extend(b"\x01\x01x\x0f\x10\x10application/grpc\x00\x02te\x08trailers");
+    let message = b"\0\0\0\0\x03\x0a\x01a";
+    let mut next = 1;
+    // More than a thousand in all, and more at once than HTTP/2 remembers after it has reset them.
+    for _ in 0..25 {
+        let streams: Vec<u32> = (0..AT_ONCE).map(|number| next + 2 * number).collect();
+        next += 2 * AT_ONCE;
+        let begin = |id: &u32| [frame(HEADERS, END_HEADERS, *id, &headers), frame(DATA, 0, *id, message)].concat();
+        stream.write_all(&streams.iter().flat_map(begin).collect::<Vec<u8>>()).await.unwrap();
+        assert!(answered(&mut stream, streams.len()).await, "the connection was closed before stream {next}");
+        let end = |id: &u32| frame(DATA, END_STREAM, *id, b"");
+        stream.write_all(&streams.iter().flat_map(end).collect::<Vec<u8>>()).await.unwrap();
+    }
+    server.server.shutdown().await;
+}
