@@ -135,6 +135,17 @@ impl Error {
         Error::Unavailable { code: status.code(), message: describe(status) }
     }
 
+    /// As [`Self::unavailable`], of an attempt at one endpoint.
+    pub(crate) fn unavailable_at(url: &str, status: &Status) -> Self {
+        match Self::unavailable(status) {
+            // Made by this side, which knows no better than the operating system: that does not say where.
+            Error::Unavailable { code, message } if status.source().is_some() && !message.contains(url) => {
+                Error::Unavailable { code, message: format!("{url}: {message}") }
+            }
+            other => other,
+        }
+    }
+
     /// As [`Self::unavailable`], with the reason that the server gave when it refused the connection.
     pub(crate) fn refused_connection(status: &Status, reason: String) -> Self {
         Error::Unavailable { code: status.code(), message: reason }

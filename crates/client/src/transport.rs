@@ -359,7 +359,7 @@ impl<'a> Attempts<'a> {
         let next_at = Instant::now() + self.backoff;
         (next_at >= self.deadline).then(|| match endpoint.refusal() {
             Some(reason) => Err(Error::refused_connection(&status, reason)),
-            None => Err(Error::unavailable(&status)),
+            None => Err(Error::unavailable_at(&endpoint.url, &status)),
         })
     }
 }

@@ -3,8 +3,9 @@
 //! `save` speaks to a member; the other two read the file alone, as etcdutl does, and take its arguments.
 
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -182,7 +183,7 @@ fn part_of(path: &Path) -> PathBuf {
 /// Writes the stream to a file and makes it durable. Returns the version of the storage that it is of.
 async fn download(client: &quorate_client::Client, path: &Path) -> Result<String, String> {
     let shown = path.display();
-    let mut file = File::create(path)
+    let mut file = private_file(path)
         .map_err(|error| format!("could not open {shown} (open {shown}: {})", golang::os_error(&error)))?;
     let failed = |error: std::io::Error| format!("could not write {shown} ({error})");
     let stream = client.maintenance().snapshot(SnapshotRequest {}).await;
@@ -205,6 +206,11 @@ async fn download(client: &quorate_client::Client, path: &Path) -> Result<String
     }
     file.sync_all().map_err(failed)?;
     Ok(version)
+}
+
+/// A file for its owner alone, as etcdctl makes it: it has everybody's keys and hashes of passwords.
+fn private_file(path: &Path) -> std::io::Result<File> {
+    OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(path)
 }
 
 /// Gives the file its name, durably. As with etcdctl, an older file of that name is replaced.

@@ -12,7 +12,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 struct Server {
     process: Child,
     endpoint: String,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Server {
@@ -31,7 +31,7 @@ impl Server {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        Server { process, endpoint: format!("127.0.0.1:{client_port}"), _dir: dir }
+        Server { process, endpoint: format!("127.0.0.1:{client_port}"), dir }
     }
 
     fn is_healthy(&self) -> bool {
@@ -115,4 +115,34 @@ fn listeners(port: u16) -> usize {
         columns.next() == Some(address.as_str()) && columns.nth(1) == Some(LISTENING)
     };
     sockets.lines().filter(listens).count()
+}
+
+#[test]
+fn clients_reach_a_socket_on_this_machine() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = format!("unix://{}", dir.path().join("q.sock").display());
+    let ports = free_ports();
+    let listen = format!("--listen-client-urls=http://127.0.0.1:{},{socket}", ports[0]);
+    let mut server = Server::start(ports, &[&listen]);
+    assert_eq!(server.failure(), None);
+    let run = |args: &[&str]| {
+        let output = Command::new(QUORATE).args(["--endpoints", &socket]).args(args).env_clear().output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    assert_eq!(run(&["put", "a", "1"]), (Some(0), "OK\n".to_owned()));
+    assert_eq!(run(&["get", "a"]), (Some(0), "a\n1\n".to_owned()));
+}
+
+/// A start that fails leaves nothing behind that the next one, with better options, would hold to.
+#[test]
+fn a_taken_port_is_named_and_nothing_is_written() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let [client_port] = free_ports();
+    let mut server = Server::start([client_port, taken.local_addr().unwrap().port()], &[]);
+    let said = server.failure().expect("it cannot start");
+    assert!(said.contains("cannot listen for peers on") && said.contains("another process listens there"), "{said}");
+    let data = server.dir.path().join("data");
+    let mode = std::os::unix::fs::PermissionsExt::mode(&data.metadata().unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o700, "the directory is its user's alone");
+    assert!(!data.join("IDENTITY").exists());
 }
