@@ -6,6 +6,7 @@ use crate::shared::Shared;
 use http::StatusCode;
 use pprof::ProfilerGuardBuilder;
 use serde_json::json;
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ const INDEX: &str = "\
 /debug/pprof/profile?seconds=30  where processor time goes: collapsed stacks, one per line with its samples,
                                  for flamegraph.pl, inferno-flamegraph or speedscope
 /debug/pprof/heap                memory, as the kernel and our own counters see it
-/debug/pprof/tasks               the runtime's threads, tasks and queue
+/debug/pprof/tasks               the runtime's threads, tasks and queue, and the time that each kind of thread has used
 ";
 
 /// A text to answer with.
@@ -127,10 +128,53 @@ fn heap(shared: &Shared) -> String {
 
 fn tasks() -> String {
     let runtime = tokio::runtime::Handle::current().metrics();
-    format!(
+    let mut text = format!(
         "worker threads: {}\ntasks alive: {}\ntasks that wait for a worker: {}\n",
         runtime.num_workers(),
         runtime.num_alive_tasks(),
         runtime.global_queue_depth()
-    )
+    );
+    for (name, (count, ticks)) in threads() {
+        // USER_HZ is 100 on every architecture that Linux still builds for.
+        let _ = writeln!(text, "threads {name}: {count}, {}.{:02} s of processor time", ticks / 100, ticks % 100);
+    }
+    text
+}
+
+/// The threads of this process by name: how many there are, and the clock ticks that they have used together.
+fn threads() -> BTreeMap<String, (usize, u64)> {
+    let mut threads = BTreeMap::new();
+    let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    // One that has ended meanwhile has no file.
+    for stat in tasks.filter_map(|task| std::fs::read_to_string(task.path().join("stat")).ok()) {
+        if let Some((name, ticks)) = thread(&stat) {
+            let (count, sum) = threads.entry(name).or_insert((0, 0));
+            *count += 1;
+            *sum += ticks;
+        }
+    }
+    threads
+}
+
+/// Name and used ticks of a line of `/proc/PID/task/TID/stat`.
+fn thread(stat: &str) -> Option<(String, u64)> {
+    // The name may hold blanks and parentheses itself.
+    let (front, fields) = stat.rsplit_once(')')?;
+    let (_, name) = front.split_once('(')?;
+    let mut fields = fields.split_whitespace().skip(11);
+    let (user, system) = (fields.next()?.parse::<u64>().ok()?, fields.next()?.parse::<u64>().ok()?);
+    Some((name.to_owned(), user + system))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_are_told_by_name() {
+        let stat = "12 (a) b (c) S 1 1 1 0 -1 4194560 100 0 0 0 7 5 3 2 20 0 9 0 100 1000 10";
+        assert_eq!(thread(stat), Some(("a) b (c".to_owned(), 12)));
+        assert_eq!(thread("12 (a"), None);
+        assert!(threads().values().map(|(count, _)| count).sum::<usize>() > 0);
+    }
 }

@@ -199,10 +199,12 @@ impl Settings {
     /// The value of an `Integer` flag, if it fits `T`.
     pub fn integer<T: TryFrom<i64>>(&self, name: &str) -> Result<T, StartError> {
         let text = self.text(name);
-        text.parse::<i64>()
-            .ok()
-            .and_then(|number| T::try_from(number).ok())
-            .ok_or_else(|| StartError::config(format!("--{name}: {text:?} is not a number in range")))
+        let wrong = |what: &str| StartError::config(format!("--{name}: {text:?} {what}"));
+        let number = text.parse::<i64>().map_err(|_| match name.ends_with("bytes") {
+            true => wrong("is not a number of bytes: digits alone, as 8589934592 for 8 GiB"),
+            false => wrong("is not a whole number"),
+        })?;
+        T::try_from(number).map_err(|_| wrong("is out of range"))
     }
 
     /// The value of a `Bytes` flag.

@@ -104,14 +104,15 @@ fn split<'a>(name: &str, url: &'a str) -> Result<(&'a str, u16, bool), StartErro
     let (authority, tls) = match url.split_once("://") {
         Some(("http", authority)) => (authority, false),
         Some(("https", authority)) => (authority, true),
-        Some(_) | None => return Err(bad("the scheme must be http, https, unix or unixs")),
+        Some(_) => return Err(bad("the scheme must be http, https, unix or unixs")),
+        None => return Err(bad(&format!("the scheme is missing: http://{url}, or https://{url} with TLS"))),
     };
     let authority = authority.strip_suffix('/').unwrap_or(authority);
     if authority.contains('/') {
         return Err(bad("the URL must not have a path"));
     }
     let (host, port) = authority.rsplit_once(':').ok_or_else(|| bad("the URL must end in :port"))?;
-    let port = port.parse().map_err(|_| bad("the URL must end in :port"))?;
+    let port = port.parse().map_err(|_| bad(&format!("{port:?} is not a port, which is a number up to 65535")))?;
     let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     if host.is_empty() { Err(bad("the URL must name a host")) } else { Ok((host, port, tls)) }
 }
@@ -131,6 +132,14 @@ mod tests {
             ("unixs:///run/q.sock", Ok("unixs:///run/q.sock")),
             ("http://example.org:1", Err("--x: expected IP in URL for binding (http://example.org:1)")),
             ("http://127.0.0.1", Err("--x: http://127.0.0.1: the URL must end in :port")),
+            (
+                "127.0.0.1:1",
+                Err("--x: 127.0.0.1:1: the scheme is missing: http://127.0.0.1:1, or https://127.0.0.1:1 with TLS"),
+            ),
+            (
+                "http://127.0.0.1:70000",
+                Err("--x: http://127.0.0.1:70000: \"70000\" is not a port, which is a number up to 65535"),
+            ),
             ("http://:2379", Err("--x: http://:2379: the URL must name a host")),
             ("http://127.0.0.1:1/v3", Err("--x: http://127.0.0.1:1/v3: the URL must not have a path")),
             ("tcp://127.0.0.1:1", Err("--x: tcp://127.0.0.1:1: the scheme must be http, https, unix or unixs")),
