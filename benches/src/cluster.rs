@@ -141,12 +141,21 @@ impl Cluster {
         CpuTime::of(self.members.iter().map(Child::id))
     }
 
+    /// Resident memory of one member, in bytes.
+    ///
+    /// # Errors
+    /// When it is no longer running.
+    pub fn rss_bytes(&self, member: usize) -> Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.members[member].id()))?;
+        Ok(status_kib(&status, "VmRSS:").context("/proc/PID/status has no VmRSS")? * 1024)
+    }
+
     /// Peak resident memory of the largest member so far, in bytes.
     pub fn peak_rss_bytes(&self) -> Result<u64> {
         let mut peak = 0;
         for member in &self.members {
             let status = std::fs::read_to_string(format!("/proc/{}/status", member.id()))?;
-            peak = peak.max(status_peak_kib(&status).context("/proc/PID/status has no VmHWM")? * 1024);
+            peak = peak.max(status_kib(&status, "VmHWM:").context("/proc/PID/status has no VmHWM")? * 1024);
         }
         Ok(peak)
     }
@@ -171,8 +180,9 @@ fn stat_ticks(stat: &str) -> Option<u64> {
     Some(user.parse::<u64>().ok()? + system.parse::<u64>().ok()?)
 }
 
-fn status_peak_kib(status: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+/// The figure of a line of `/proc/PID/status`.
+fn status_kib(status: &str, name: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
     line.split_whitespace().next()?.parse().ok()
 }
 
@@ -195,9 +205,10 @@ mod tests {
     }
 
     #[test]
-    fn peak_memory_is_read_in_kib() {
-        assert_eq!(status_peak_kib("Name:\ta\nVmHWM:\t   2048 kB\nVmRSS:\t 1 kB\n"), Some(2048));
-        assert_eq!(status_peak_kib("Name:\ta\n"), None);
+    fn memory_is_read_in_kib() {
+        let status = "Name:\ta\nVmHWM:\t   2048 kB\nVmRSS:\t 1 kB\n";
+        assert_eq!((status_kib(status, "VmHWM:"), status_kib(status, "VmRSS:")), (Some(2048), Some(1)));
+        assert_eq!(status_kib("Name:\ta\n", "VmRSS:"), None);
     }
 
     #[test]

@@ -10,6 +10,7 @@
 pub mod chart;
 pub mod cluster;
 pub mod connection;
+pub mod costs;
 pub mod load;
 pub mod report;
 pub mod rounds;
