@@ -24,7 +24,6 @@ import (
 	"go.etcd.io/etcd/clientv3"
 	"go.etcd.io/etcd/etcdserver/api/v3election/v3electionpb"
 	"go.etcd.io/etcd/etcdserver/api/v3lock/v3lockpb"
-	"go.etcd.io/etcd/etcdserver/api/v3rpc/rpctypes"
 	pb "go.etcd.io/etcd/etcdserver/etcdserverpb"
 	"go.etcd.io/etcd/pkg/transport"
 	"go.etcd.io/etcd/pkg/types"
@@ -200,6 +199,8 @@ func (m *member) launch() error {
 			args = append(args, fmt.Sprintf("--%s=%v", name, value))
 		}
 	}
+	// As in etcd's package: its tests change members of clusters that have just started.
+	flag("strict-reconfig-check", true, false)
 	flag("quota-backend-bytes", m.QuotaBackendBytes != 0, m.QuotaBackendBytes)
 	flag("max-txn-ops", m.cfg.MaxTxnOps != 0, m.cfg.MaxTxnOps)
 	flag("max-request-bytes", m.cfg.MaxRequestBytes != 0, m.cfg.MaxRequestBytes)
@@ -354,14 +355,21 @@ func (c *cluster) Launch(t testing.TB) {
 		m.WaitOK(t)
 	}
 	c.WaitLeader(t)
-	cli, err := NewClientV3(c.Members[0])
+	// Who answers a linearizable read is connected to the leader.
+	for _, m := range c.Members {
+		m.waitServing(t)
+	}
+}
+
+func (m *member) waitServing(t testing.TB) {
+	cli, err := NewClientV3(m)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer cli.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	if _, err := cli.Get(ctx, "ready"); err != nil && err != rpctypes.ErrUserEmpty {
+	if _, err := cli.Get(ctx, "ready"); err != nil {
 		t.Fatal(err)
 	}
 }
