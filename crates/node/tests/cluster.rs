@@ -126,6 +126,42 @@ async fn three_nodes_of_different_engines_agree_and_survive_the_loss_of_the_lead
     }
 }
 
+/// Waits until `node` says so, and says so still a while later.
+async fn has_leader_becomes(node: &Node, expected: bool) {
+    let steady = async {
+        let mut since = tokio::time::Instant::now();
+        while since.elapsed() < Duration::from_millis(1500) {
+            if node.has_leader() != expected {
+                since = tokio::time::Instant::now();
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), steady).await.expect("it knows in time");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_is_left_alone_knows_that_nobody_leads() {
+    let dir = tempfile::tempdir().unwrap();
+    let configs = configs(dir.path(), &[EngineKind::Redb; 3]);
+    let nodes = start(&configs).await;
+    has_leader_becomes(&nodes[0], true).await;
+    let leader = nodes[0].status().leader.unwrap();
+    let (first, others): (Vec<_>, Vec<_>) = nodes.iter().partition(|node| node.member_id() == leader);
+    first[0].shutdown().await;
+    has_leader_becomes(others[0], true).await;
+    let next = others[0].status().leader.unwrap();
+    let (second, last): (Vec<_>, Vec<_>) = others.into_iter().partition(|node| node.member_id() == next);
+    // It hands its lead to the last, which may take it and then never hear that anybody follows.
+    second[0].shutdown().await;
+    has_leader_becomes(last[0], false).await;
+    assert!(matches!(
+        last[0].put(put("a", "b")).await,
+        Err(Error::NoLeader | Error::Timeout | Error::TimeoutLeaderFailure)
+    ));
+    last[0].shutdown().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watch_on_a_follower_sees_every_change_once() {
     let dir = tempfile::tempdir().unwrap();

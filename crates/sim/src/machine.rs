@@ -320,9 +320,22 @@ impl Env for SimEnv {
         match kind {
             EngineKind::Redb => {
                 let path = dir.join("engine.redb");
-                let file = open_or_create(&self.disk, &path)
-                    .map_err(|source| EngineError::Io { path: path.clone(), source })?;
-                Ok(Arc::new(RedbEngine::with_backend("engine.redb", EngineFile(file), config)?))
+                let failed = |source| EngineError::Io { path: path.clone(), source };
+                let open = |file| RedbEngine::with_backend("engine.redb", EngineFile(file), config);
+                match self.disk.open(&path) {
+                    Ok(file) => return Ok(Arc::new(open(file)?)),
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(error) => return Err(failed(error)),
+                }
+                // As the engine does with a file of its own: it gets its name when it is whole.
+                let new = dir.join("engine.redb.new");
+                match self.disk.remove(&new) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+                    Ok(()) | Err(_) => {}
+                }
+                let engine = open(self.disk.create(&new).map_err(failed)?)?;
+                self.disk.rename(&new, &path).and_then(|()| self.disk.sync_dir(dir)).map_err(failed)?;
+                Ok(Arc::new(engine))
             }
             EngineKind::Sled | EngineKind::Memory => quorate_storage::open_engine(EngineKind::Memory, dir, config),
         }
@@ -360,17 +373,6 @@ impl Env for SimEnv {
             drop(inner);
             self.network.silence(self.machine);
         }
-    }
-}
-
-fn open_or_create(disk: &FaultDisk, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-    match disk.open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let file = disk.create(path)?;
-            disk.sync_dir(path.parent().unwrap_or(&PathBuf::new()))?;
-            Ok(file)
-        }
-        result => result,
     }
 }
 

@@ -145,14 +145,18 @@ impl Group {
         self.role.borrow().clone()
     }
 
-    /// Whether a leader is there that can get things done, as far as this member can tell. A leader that no quorum has
-    /// acknowledged for an election timeout leads nobody, though nobody may have told it yet.
+    /// Whether a leader is there that can get things done, as far as this member can tell. One that no quorum has
+    /// acknowledged for an election timeout leads nobody, though nobody may have told it yet; and one that was not heard for
+    /// as long is gone, though there may be no other.
     pub(crate) fn has_leader(&self) -> bool {
         let role = self.role.borrow();
-        if !role.is_leader {
-            return role.leader.is_some();
-        }
-        self.raft.since_quorum_ack().is_none_or(|ago| ago <= self.options.raft.election)
+        let quiet = match (role.leader, role.is_leader) {
+            (None, _) => return false,
+            (Some(_), true) if self.raft.needs_nobody() => return true,
+            (Some(_), true) => self.raft.since_quorum_ack().or_else(|| self.raft.since_contact()),
+            (Some(_), false) => self.raft.since_contact(),
+        };
+        quiet.is_some_and(|quiet| quiet <= self.options.raft.election)
     }
 
     /// Follows who leads.

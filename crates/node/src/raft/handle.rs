@@ -1,6 +1,7 @@
 //! [`RaftGroup`]: one Raft group, in words that the rest of the crate knows.
 
 use super::codec;
+use super::contact::Contact;
 use super::durable::DurableMarks;
 use super::log_store::LogStore;
 use super::network::NetworkFactory;
@@ -71,12 +72,13 @@ pub(crate) enum ProposeError {
 pub(crate) struct RaftGroup<H: ApplyHooks> {
     raft: Raft<Types, StateMachine<H>>,
     role: watch::Receiver<Role>,
+    contact: Contact,
     group: GroupId,
 }
 
 impl<H: ApplyHooks> Clone for RaftGroup<H> {
     fn clone(&self) -> Self {
-        Self { raft: self.raft.clone(), role: self.role.clone(), group: self.group }
+        Self { raft: self.raft.clone(), role: self.role.clone(), contact: self.contact.clone(), group: self.group }
     }
 }
 
@@ -99,8 +101,9 @@ impl<H: ApplyHooks> RaftGroup<H> {
         let raft = Raft::new(id, config, network, LogStore::new(log, durable), state_machine)
             .await
             .map_err(|e| format!("cannot start Raft for group {group}: {e}"))?;
-        let role = watch_role(&raft);
-        Ok(Self { raft, role, group })
+        let contact = Contact::new();
+        let role = watch_role(&raft, contact.clone());
+        Ok(Self { raft, role, contact, group })
     }
 
     /// Follows who leads.
@@ -159,7 +162,7 @@ impl<H: ApplyHooks> RaftGroup<H> {
         reply: impl Fn(u64, Result<pb::AppendReply, String>) + Send + 'static,
     ) -> mpsc::Sender<(u64, pb::Append)> {
         let (sender, receiver) = mpsc::channel::<(u64, pb::Append)>(APPENDS_INFLIGHT_MAX);
-        tokio::spawn(run_append_stream(self.raft.clone(), receiver, reply));
+        tokio::spawn(run_append_stream(self.raft.clone(), self.contact.clone(), receiver, reply));
         sender
     }
 
@@ -198,6 +201,7 @@ impl<H: ApplyHooks> RaftGroup<H> {
         let snapshot = SnapshotHandle::Received { installer: Box::new(installer), meta: Box::new(stored) };
         let snapshot = Snapshot { meta, snapshot };
         let response = self.raft.install_full_snapshot(vote, snapshot).await.map_err(io::Error::other)?;
+        self.contact.note();
         Ok(codec::vote_to_pb(&response.vote))
     }
 
@@ -269,15 +273,21 @@ impl<H: ApplyHooks> RaftGroup<H> {
         self.raft.metrics().borrow_watched().running_state.as_ref().err().map(ToString::to_string)
     }
 
-    /// Leader only: how long ago a quorum last acknowledged this leader; `None` if never, if it does not lead, or if it needs
-    /// nobody but itself.
+    /// How long ago this member last heard from a leader, or became one; `None` if it never did.
+    pub(crate) fn since_contact(&self) -> Option<Duration> {
+        self.contact.ago()
+    }
+
+    /// Whether this member needs nobody but itself to get things done, if it leads.
+    pub(crate) fn needs_nobody(&self) -> bool {
+        let metrics = self.raft.metrics();
+        metrics.borrow_watched().membership_config.membership().voter_ids().count() <= 1
+    }
+
+    /// Leader only: how long ago a quorum last acknowledged this leader; `None` if never, or if it does not lead.
     pub(crate) fn since_quorum_ack(&self) -> Option<Duration> {
         let metrics = self.raft.metrics();
-        let metrics = metrics.borrow_watched();
-        if metrics.membership_config.membership().voter_ids().count() <= 1 {
-            return None;
-        }
-        let acked = metrics.last_quorum_acked?;
+        let acked = metrics.borrow_watched().last_quorum_acked?;
         Some(acked.elapsed())
     }
 
@@ -368,10 +378,10 @@ fn read_role(metrics: &RaftServerMetrics<Types>) -> Role {
     }
 }
 
-fn watch_role<H: ApplyHooks>(raft: &Raft<Types, StateMachine<H>>) -> watch::Receiver<Role> {
+fn watch_role<H: ApplyHooks>(raft: &Raft<Types, StateMachine<H>>, contact: Contact) -> watch::Receiver<Role> {
     let metrics = raft.server_metrics();
     let (sender, receiver) = watch::channel(read_role(&metrics.borrow_watched()));
-    tokio::spawn(RoleWatcher { metrics, sender }.run());
+    tokio::spawn(RoleWatcher { metrics, sender, contact }.run());
     receiver
 }
 
@@ -379,6 +389,7 @@ fn watch_role<H: ApplyHooks>(raft: &Raft<Types, StateMachine<H>>) -> watch::Rece
 struct RoleWatcher {
     metrics: WatchReceiverOf<Types, RaftServerMetrics<Types>>,
     sender: watch::Sender<Role>,
+    contact: Contact,
 }
 
 impl RoleWatcher {
@@ -387,6 +398,9 @@ impl RoleWatcher {
             let role = read_role(&self.metrics.borrow_watched());
             self.sender.send_if_modified(|current| {
                 let changed = *current != role;
+                if changed && role.leader.is_some() {
+                    self.contact.note();
+                }
                 *current = role;
                 changed
             });
@@ -406,6 +420,7 @@ impl RoleWatcher {
 /// it then start a new one.
 async fn run_append_stream<H: ApplyHooks>(
     raft: Raft<Types, StateMachine<H>>,
+    contact: Contact,
     mut requests: mpsc::Receiver<(u64, pb::Append)>,
     reply: impl Fn(u64, Result<pb::AppendReply, String>) + Send + 'static,
 ) {
@@ -423,10 +438,12 @@ async fn run_append_stream<H: ApplyHooks>(
                     let id: u64 = inflight.pop_front().unwrap_or_default();
                     match result {
                         Some(Ok(Ok(log_id))) => {
+                            contact.note();
                             let matching = pb::Matching { log_id: log_id.as_ref().map(codec::log_id_to_pb) };
                             reply(id, Ok(append_reply(pb::append_reply::Result::Matching(matching))));
                         }
                         Some(Ok(Err(StreamAppendError::Conflict(log_id)))) => {
+                            contact.note();
                             let conflict = codec::log_id_to_pb(&log_id);
                             reply(id, Ok(append_reply(pb::append_reply::Result::Conflict(conflict))));
                             break false;

@@ -2,6 +2,7 @@
 //! openraft type; the rest of the crate sees [`RaftGroup`].
 
 mod codec;
+mod contact;
 mod durable;
 mod handle;
 mod log_store;

@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 pub(super) const FILE_NAME: &str = "engine.redb";
-/// A copy without the free space, until it takes the place of the file.
+/// A new file, or a copy without the free space, until it is whole.
 const COPY_NAME: &str = "engine.redb.new";
 const TABLE: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("rows");
 /// Bytes of all rows, kept beside them: redb's own count would read the whole file.
@@ -63,12 +63,15 @@ impl RedbEngine {
     pub fn open(dir: &Path, config: EngineConfig) -> Result<Self, EngineError> {
         let path = dir.join(FILE_NAME);
         copy::remove(&dir.join(COPY_NAME))?;
-        let created = !path.exists();
-        let database = builder(config).create(&path).map_err(|error| open_error(&path, error))?;
-        if created {
-            // The file's name must survive a power cut as well as its content.
+        let database = if path.exists() {
+            builder(config).open(&path).map_err(|error| open_error(&path, error))?
+        } else {
+            // It gets its name when it is whole: a power cut while redb creates a file leaves one that it cannot open.
+            let (new, database) = Copy::create(dir.join(COPY_NAME))?.finish(config)?;
+            fs::rename(&new, &path).map_err(|source| EngineError::Io { path: new, source })?;
             sync_dir(dir)?;
-        }
+            database
+        };
         Self::start(path, config, database, Some(Space::new(dir)))
     }
 
