@@ -35,7 +35,7 @@ fn a_quick_run_of_every_workload_reports() {
     let json = std::fs::read_to_string(dir.path().join("out.json")).expect("a JSON report");
     let report: serde_json::Value = serde_json::from_str(&json).expect("JSON");
     let points = report["points"].as_array().expect("points");
-    assert_eq!(points.len(), 5, "{stdout}");
+    assert_eq!(points.len(), 6, "{stdout}");
     for point in points {
         let throughput = point["ratios"]["throughput"].as_f64();
         assert!(throughput.is_some_and(|ratio| ratio > 0.0), "{}: nothing was counted\n{stdout}", point["label"]);

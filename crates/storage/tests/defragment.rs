@@ -107,6 +107,16 @@ fn a_copy_that_was_cut_short_is_removed_and_nothing_else() {
 }
 
 #[test]
+fn a_first_start_that_was_cut_short_is_begun_again() {
+    let dir = tempfile::tempdir().unwrap();
+    // The new file under its first name: what redb has of it after a power cut, it could not open.
+    std::fs::write(dir.path().join("engine.redb.new"), [0; 4096]).unwrap();
+    assert!(rows(&open(dir.path())).is_empty());
+    let names = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name());
+    assert_eq!(names.collect::<Vec<_>>(), ["engine.redb"]);
+}
+
+#[test]
 fn what_was_flushed_before_is_durable_in_the_new_file() {
     let dir = tempfile::tempdir().unwrap();
     let engine = open(dir.path());
