@@ -104,7 +104,17 @@ impl SecureCluster {
         for (name, password, role) in [("root", "secret", "root"), ("app", "plain", "app")] {
             let user =
                 AuthUserAddRequest { name: name.into(), password: password.into(), ..AuthUserAddRequest::default() };
-            auth.user_add(user).await?;
+            let start = Instant::now();
+            loop {
+                match auth.user_add(user.clone()).await {
+                    // Until the members have agreed on a version, as in etcd.
+                    Err(error) if error.to_string().contains("not capable") && start.elapsed() < PATIENCE => {
+                        tokio::time::sleep(Duration::from_millis(50)).await;
+                    }
+                    Err(error) => return Err(error.into()),
+                    Ok(_) => break,
+                }
+            }
             auth.role_add(AuthRoleAddRequest { name: role.into() }).await?;
             auth.user_grant_role(AuthUserGrantRoleRequest { user: name.into(), role: role.into() }).await?;
         }

@@ -291,7 +291,8 @@ fn generated_own() -> BTreeMap<String, RoundTrip> {
             VoteReply TransferLeader TransferLeaderReply ReadIndex ReadIndexReply Forward ForwardReply LeaseRenew
             LeaseRenewReply LeaseRemaining LeaseRemainingReply LeaseList LeaseListReply MemberChange MemberAdd
             MemberUpdate MemberChangeReply ClusterInfo ClusterInfoReply ClusterMember Membership VoterSet Node
-            SnapshotBegin SnapshotChunk SnapshotEnd SnapshotReply PullBegin PullBeginReply PullNext StatusRequest MemberStatus HashRequest HashReply
+            SnapshotBegin SnapshotChunk SnapshotEnd SnapshotReply PullBegin PullBeginReply PullNext RebuildRequest RebuildReply
+            StatusRequest MemberStatus HashRequest HashReply
         }
     }
 }
