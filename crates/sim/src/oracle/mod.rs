@@ -8,7 +8,7 @@
 //!    call has happened twice; what was refused has not happened,
 //! 3. a call that started after another had ended has not a lower revision, and a write a higher one,
 //! 4. each read is the ledger's state at its revision, and none is answered from what is compacted,
-//! 5. each transaction did and answered what the naive [`model`] does on the ledger's state at the revision
+//! 5. each transaction did and answered what the naive `model` does on the ledger's state at the revision
 //!    before,
 //! 6. each watcher saw the ledger's events, each once, in order, with what was there before, and no promise of progress ran
 //!    ahead,
