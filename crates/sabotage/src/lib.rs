@@ -1,9 +1,9 @@
 //! Points in the code at which the simulation can interfere: deliberate bugs that it must find, and rare paths that it takes
 //! more often than they come by themselves.
 //!
-//! Without the feature `armed`, which nothing but the simulation turns on, [`on`] and [`rarely`] are constants, and the
+//! Without the feature `armed`, which nothing but the simulation turns on, `on` and `rarely` are constants, and the
 //! compiler removes what stands behind them: no program that serves anybody contains a single point. With it, one build has
-//! all bugs, and one of them is chosen when the program runs ([`choose`]); without a choice there is none.
+//! all bugs, and one of them is chosen when the program runs (`choose`); without a choice there is none.
 //!
 //! Knows names only. What a bug does is where it stands; that is found by its name.
 #![no_std]
