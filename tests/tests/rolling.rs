@@ -219,10 +219,8 @@ impl Worker {
                     Outcome::Unknown
                 }
             };
-            match &outcome {
-                Outcome::Wrote { revision } => self.last_seen[key] = *revision,
-                Outcome::Read { seen, .. } => self.last_seen[key] = seen.as_ref().map_or(0, |seen| seen.mod_revision),
-                Outcome::Unknown => {}
+            if let Some(modified) = outcome.modified() {
+                self.last_seen[key] = modified;
             }
             self.history.record(start, op, outcome);
             tokio::time::sleep(Duration::from_millis(2)).await;

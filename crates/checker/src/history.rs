@@ -62,6 +62,17 @@ pub enum Outcome {
     Unknown,
 }
 
+impl Outcome {
+    /// The revision at which the key was last written, as far as this says; 0 if it is not there.
+    pub fn modified(&self) -> Option<i64> {
+        match self {
+            Outcome::Wrote { revision } => Some(*revision),
+            Outcome::Read { seen, .. } => Some(seen.as_ref().map_or(0, |seen| seen.mod_revision)),
+            Outcome::Unknown => None,
+        }
+    }
+}
+
 /// One call with its outcome.
 #[derive(Clone, Debug)]
 pub struct Entry {

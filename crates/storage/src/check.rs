@@ -6,6 +6,7 @@
 
 use crate::engine::Engine;
 use crate::keys::{self, Keys, RowPlace, Table};
+use crate::open::incomplete;
 use crate::rows::{self, Census, FORMAT_VERSION, GroupState};
 use crate::system::{SystemKey, Tables};
 use crate::view::Density;
@@ -262,8 +263,7 @@ impl Check<'_> {
             ];
             for (start, seen, expected) in tables {
                 if seen != expected {
-                    let problem = format!("the table is not complete: {} rows of {}", seen.rows, expected.rows);
-                    (self.fault)(RowFault::of(&start, &problem));
+                    (self.fault)(RowFault::of(&start, &incomplete(seen, expected)));
                 }
             }
             let newest = group.state.revision;

@@ -145,7 +145,8 @@ fn load_rows(engine: &dyn Engine, keys: Keys, state: &GroupState) -> Result<(Row
     Ok((entries, waiting))
 }
 
-fn incomplete(seen: Census, expected: Census) -> String {
+/// What is wrong with a table of which rows are missing, or too many.
+pub(crate) fn incomplete(seen: Census, expected: Census) -> String {
     format!("the table is not complete: {} rows of {}", seen.rows, expected.rows)
 }
 

@@ -7,7 +7,7 @@ use crate::disk::Disk;
 use crate::error::WalError;
 use crate::format::{Kind, RECORD_ALIGN, SEGMENT_HEADER_BYTES, SegmentHeader, record_bytes};
 use crate::log::Wal;
-use crate::recover::{Reader, read_header};
+use crate::recover::{Reader, damaged_when_made, read_header};
 use crate::segment::{FileName, Segment};
 use crate::state::LogEntry;
 use bytes::Bytes;
@@ -211,10 +211,7 @@ impl LogCheck<'_> {
     fn end(segment: &Segment, at: u64, problem: &str, place: Place, restated: bool) -> Result<(), WalError> {
         match place {
             Place::Sealed(_) => Err(WalError::corrupt(&segment.path, at, problem)),
-            Place::Last | Place::Unknown if restated => {
-                let problem = format!("{problem}, in the part that was synced when the segment was made");
-                Err(WalError::corrupt(&segment.path, at, problem))
-            }
+            Place::Last | Place::Unknown if restated => Err(damaged_when_made(segment, at, problem)),
             Place::Last | Place::Unknown => Ok(()),
         }
     }

@@ -99,6 +99,12 @@ pub(crate) fn recover(shared: &Shared, sequences: &[u64]) -> Result<Tip, WalErro
     })
 }
 
+/// What a segment begins with was synced before anything was written behind it: a torn write cannot be what is wrong.
+pub(super) fn damaged_when_made(segment: &Segment, at: u64, problem: &str) -> WalError {
+    let problem = format!("{problem}, in the part that was synced when the segment was made");
+    WalError::corrupt(&segment.path, at, problem)
+}
+
 fn begin(shared: &Shared) -> Result<Tip, WalError> {
     const FIRST: u64 = 1;
     let written = BTreeMap::new();
@@ -214,8 +220,7 @@ impl Replay {
             }
         };
         if end.position < header.restated_end {
-            let problem = format!("{problem}, in the part that was synced when the segment was made");
-            return Err(WalError::corrupt(&segment.path, end.position, problem));
+            return Err(damaged_when_made(segment, end.position, problem));
         }
         end.leftover_end = end.position;
         let mut at = end.position + RECORD_ALIGN as u64;

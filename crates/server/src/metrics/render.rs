@@ -261,7 +261,6 @@ fn state(text: &mut Text, shared: &Shared) {
     let corrupt = status.alarms.iter().any(|alarm| alarm.kind == AlarmKind::Corrupt);
     let no_space = status.alarms.iter().any(|alarm| alarm.kind == AlarmKind::NoSpace);
     for (name, help, value) in [
-        ("etcd_server_has_leader", "Whether a leader is known.", i64::from(status.leader.is_some())),
         ("etcd_server_is_leader", "Whether this member leads.", i64::from(leads)),
         ("etcd_server_is_learner", "Whether this member is a learner.", i64::from(status.is_learner)),
         ("etcd_server_quota_backend_bytes", "The quota in force.", quota),

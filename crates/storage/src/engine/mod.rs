@@ -219,15 +219,19 @@ pub fn begin_replacement(dir: &Path) -> io::Result<PathBuf> {
 pub fn finish_replacement(kind: EngineKind, dir: &Path) -> io::Result<()> {
     let new = dir.join(REPLACEMENT_DIR);
     let (Some(from), Some(to)) = (kind.path(&new), kind.path(dir)) else { return Ok(()) };
-    let sync = |dir: &Path| File::open(dir)?.sync_all();
-    sync(&new)?;
+    sync_dir(&new)?;
     match std::fs::rename(&to, new.join("old")) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         Ok(()) | Err(_) => {}
     }
     std::fs::rename(from, to)?;
-    sync(dir)?;
+    sync_dir(dir)?;
     remove_replacement(dir)
+}
+
+/// Makes the names in `dir` durable.
+fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
 }
 
 fn remove_replacement(dir: &Path) -> io::Result<()> {

@@ -17,7 +17,7 @@ use redb::{
     Builder, CompactionError, Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, StorageBackend,
     TableDefinition, TableError,
 };
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::ops::{Bound, ControlFlow};
 use std::path::{Path, PathBuf};
@@ -164,8 +164,7 @@ impl RedbEngine {
 }
 
 fn sync_dir(dir: &Path) -> Result<(), EngineError> {
-    let sync = File::open(dir).and_then(|dir| dir.sync_all());
-    sync.map_err(|source| EngineError::Io { path: dir.to_path_buf(), source })
+    super::sync_dir(dir).map_err(|source| EngineError::Io { path: dir.to_path_buf(), source })
 }
 
 /// Writes all of `operations` to `database`, or nothing.
