@@ -210,8 +210,10 @@ impl Index {
             if since.is_some() && history.row().exists() {
                 history.set_row(Row::Behind);
             }
+            // Also a key that compaction takes: until its row is gone the checkpoint must not pass the deletion, or the next start
+            // would find the row, and no longer the record that ends it.
+            changed.extend(since.map(|since| (since, key.clone())));
             if history.prune(compacted) {
-                changed.extend(since.map(|since| (since, key.clone())));
                 entries.push((key.clone(), history));
             } else if history.row().exists() {
                 waiting.push_orphan(key);

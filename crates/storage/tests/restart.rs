@@ -161,3 +161,34 @@ fn the_checkpoint_comes_forward_while_writes_go_on() {
     assert_eq!((lag(&store), store.metrics().checkpoint_keys), (0, 0));
     assert_eq!(restart(&engine, &store), 0);
 }
+
+#[test]
+fn a_key_that_compaction_took_stays_away_over_restarts() {
+    let engine = MemoryEngine::default();
+    let store = open(&engine, usize::MAX);
+    let gone = key(1000);
+    write(&store, &[(gone.clone(), Some(20))]);
+    drain(&store);
+    while store.checkpoint_step(100).unwrap() == Progress::Working {}
+    write(&store, &[(gone.clone(), None)]);
+    (0..150).for_each(|i| write(&store, &[(key(i), Some(20))]));
+    let mut writer = store.writer();
+    let (compacted, applied) = (Some(writer.revision()), Applied { term: 1, index: writer.applied().index + 1 });
+    writer.commit(Delta { compacted, ..Delta::default() }, applied);
+    writer.publish();
+    drain(&store);
+    assert!(lag(&store) > 150, "the checkpoint has the key still");
+
+    // More keys wait than a portion of the checkpoint holds, so that it comes forward before all are written.
+    let store = open(&engine, usize::MAX);
+    for i in 150..260 {
+        write(&store, &[(key(i), Some(20))]);
+        drain(&store);
+    }
+    assert!(lag(&store) < 150, "the checkpoint has come forward");
+    for store in [&store, &open(&engine, usize::MAX)] {
+        let view = store.view();
+        assert_eq!(view.key(&gone, view.revision()), None);
+        assert_eq!(store.metrics().keys, 260);
+    }
+}
