@@ -27,8 +27,9 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// What each client begins an HTTP/2 connection with.
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-const HEAD_BYTES: usize = 9;
+pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Bytes of a frame's length, type, flags and stream.
+pub const HEAD_BYTES: usize = 9;
 const PRIORITY_BYTES: u32 = 5;
 
 const TYPE_HEADERS: u8 = 1;

@@ -12,6 +12,7 @@ use crate::grpc::{self, Body};
 use crate::http as plain_http;
 use crate::inherited::Inherited;
 use crate::inline::{InlineExecutor, Requests};
+use crate::pings::Policed;
 use crate::shared::Shared;
 use http::{Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
@@ -270,7 +271,7 @@ impl Acceptor {
         };
         let builder = builder(&self.limits, executor.clone());
         // A client of gRPC connects to all endpoints, and may leave one idle until it needs it: its greeting is enough.
-        let stream = Tolerant::new(stream, Arc::clone(&active));
+        let stream = Tolerant::new(Policed::new(stream, self.limits.keepalive_min_time), Arc::clone(&active));
         let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
         let mut requests = Requests::new(executor);
         let first_request = tokio::time::sleep(self.limits.header_read_timeout);

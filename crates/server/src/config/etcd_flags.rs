@@ -17,7 +17,7 @@ const SAME: &str = "
     experimental-initial-corrupt-check experimental-max-learners experimental-memory-mlock
     experimental-peer-skip-client-san-verification experimental-warning-apply-duration
     experimental-warning-unary-request-duration experimental-watch-progress-notify-interval feature-gates force-new-cluster
-    grpc-keepalive-interval grpc-keepalive-timeout heartbeat-interval host-whitelist initial-advertise-peer-urls
+    grpc-keepalive-interval grpc-keepalive-min-time grpc-keepalive-timeout heartbeat-interval host-whitelist initial-advertise-peer-urls
     initial-cluster initial-cluster-state initial-cluster-token key-file listen-client-http-urls listen-client-urls
     listen-metrics-urls listen-peer-urls log-format log-level log-outputs log-rotation-config-json logger
     max-concurrent-streams max-learners max-request-bytes max-txn-ops memory-mlock metrics name peer-auto-tls
@@ -40,7 +40,7 @@ const NO_EFFECT: &str = "
     experimental-distributed-tracing-service-name experimental-enable-distributed-tracing
     experimental-enable-lease-checkpoint experimental-enable-lease-checkpoint-persist experimental-enable-v2v3
     experimental-snapshot-catchup-entries experimental-stop-grpc-service-on-defrag
-    experimental-txn-mode-write-with-shared-buffer experimental-wait-cluster-ready-timeout force grpc-keepalive-min-time
+    experimental-txn-mode-write-with-shared-buffer experimental-wait-cluster-ready-timeout force
     initial-election-tick-advance log-package-levels max-result-buffer max-retry-attempts max-snapshots max-wals
     peer-election-timeout peer-heartbeat-interval proxy-dial-timeout proxy-failure-wait proxy-read-timeout
     proxy-refresh-interval proxy-write-timeout raft-read-timeout raft-write-timeout retry-interval snapshot

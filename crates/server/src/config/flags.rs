@@ -186,7 +186,7 @@ pub const FLAGS: &[Flag] = &[
     ),
     used("grpc-keepalive-interval", "2h", Duration, Member, "Ping a client that is silent for so long"),
     used("grpc-keepalive-timeout", "20s", Duration, Member, "Close the connection if the ping is not answered"),
-    inert("grpc-keepalive-min-time", "5s", Duration, Member, "clients may ping as often as they like"),
+    used("grpc-keepalive-min-time", "5s", Duration, Member, "Send away a client that pings more often; 0: none"),
     inert("snapshot-count", "10000", Integer, Member, LOG_KEPT),
     inert("max-snapshots", "5", Integer, Member, "a snapshot is not kept as a file"),
     inert("max-wals", "5", Integer, Member, LOG_KEPT),

@@ -65,6 +65,8 @@ pub struct Limits {
     pub header_bytes_max: u32,
     /// How long a new connection may take until its first request, or until it has begun to speak HTTP/2.
     pub header_read_timeout: Duration,
+    /// A client that pings more often, again and again, is sent away. 0: as often as it likes.
+    pub keepalive_min_time: Duration,
     /// Ping a client that is silent for so long.
     pub keepalive_interval: Duration,
     /// Close the connection if the ping is not answered.
@@ -84,6 +86,7 @@ impl Default for Limits {
             streams_per_connection_max: u32::MAX,
             header_bytes_max: 64 << 10,
             header_read_timeout: Duration::from_secs(10),
+            keepalive_min_time: Duration::from_secs(5),
             keepalive_interval: Duration::from_secs(7200),
             keepalive_timeout: Duration::from_secs(20),
             shutdown_timeout: Duration::from_secs(5),
@@ -344,6 +347,7 @@ fn read_limits(settings: &Settings) -> Result<Limits, StartError> {
         streams_per_connection_max: settings.integer("max-concurrent-streams")?,
         header_bytes_max: settings.integer("max-header-bytes")?,
         header_read_timeout: settings.duration("header-read-timeout")?,
+        keepalive_min_time: settings.duration("grpc-keepalive-min-time")?,
         keepalive_interval: settings.duration("grpc-keepalive-interval")?,
         keepalive_timeout: settings.duration("grpc-keepalive-timeout")?,
         shutdown_timeout: settings.duration("shutdown-timeout")?,

@@ -66,6 +66,21 @@ async fn nonsense_closes_its_own_connection() {
 }
 
 #[tokio::test]
+async fn a_client_that_pings_too_often_is_told_and_sent_away() {
+    let server = start(&["--grpc-keepalive-min-time=1h"]).await;
+    let ping = b"\x00\x00\x08\x06\x00\x00\x00\x00\x00whatever";
+    let mut stream = TcpStream::connect(&server.address).await.unwrap();
+    stream.write_all(&[PREFACE, &ping.repeat(4)].concat()).await.unwrap();
+    let mut told = Vec::new();
+    // Bytes that the server has not read any more may make this end with a reset.
+    let _ = tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut told)).await.expect("still open");
+    let goaway = b"\x00\x00\x16\x07\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x0btoo_many_pings";
+    assert!(told.ends_with(goaway), "{told:?}");
+    serves(&server).await;
+    server.server.shutdown().await;
+}
+
+#[tokio::test]
 async fn huge_headers_are_refused() {
     let server = start(&["--max-header-bytes=16384"]).await;
     let mut stream = TcpStream::connect(&server.address).await.unwrap();
