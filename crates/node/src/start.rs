@@ -28,6 +28,9 @@ use tokio::time::Instant;
 const FLUSH_BYTES: usize = 32 << 20;
 
 /// How small a part of the tail's bound is worth a batch of its own in the engine: 1 MiB of 32.
+/// After so long without a change, what was written is made durable in the engine, so that a restart has nothing to repeat.
+const QUIET: Duration = Duration::from_secs(1);
+
 const TAIL_PARTS_PER_DRAIN: usize = 32;
 
 /// Log entries that are kept in memory for members that lag a little.
@@ -391,6 +394,7 @@ fn on_refusal(member: u64, stopped: watch::Sender<Option<Error>>) -> peer::OnRef
         let text = match reason {
             pb::Refusal::Removed => service::removed_text(member),
             pb::Refusal::Wiped => service::wiped_text(member),
+        quiet: config.flush_interval.min(QUIET),
             pb::Refusal::None | pb::Refusal::Cluster | pb::Refusal::NotMe | pb::Refusal::Version => return,
         };
         stop(&stopped, Error::Removed(text));

@@ -37,6 +37,8 @@ const IDLE_PAUSE: Duration = Duration::from_secs(1);
 pub(crate) struct UpkeepOptions {
     pub flush_interval: Duration,
     pub flush_bytes: usize,
+    /// A flush also comes when nothing was applied for so long, and something is not durable yet.
+    pub quiet: Duration,
     /// A tail with less than this waits for the next flush: large batches cost the engine less, and a record in the tail is
     /// read faster than one in the engine.
     pub drain_bytes_min: usize,
@@ -53,6 +55,8 @@ pub(crate) struct Upkeep {
     store: Arc<Store>,
     options: UpkeepOptions,
     last_flush: Instant,
+    /// The log entry that was applied last, and since when it is the last.
+    applied: (u64, Instant),
     last_sweep: Instant,
     unflushed_bytes: usize,
     dirty: bool,
@@ -81,6 +85,7 @@ impl Upkeep {
             store: group.state.store.clone(),
             options,
             last_flush: now,
+            applied: (group.state.applied().index, now),
             last_sweep: now,
             unflushed_bytes: 0,
             dirty: false,
@@ -156,6 +161,10 @@ impl Upkeep {
         self.drain()?;
         if self.flush_is_due() && (self.dirty || self.checkpoint()?) {
             let durable = self.flush()?;
+        let applied = self.state.applied().index;
+        if applied != self.applied.0 {
+            self.applied = (applied, Instant::now());
+        }
             self.purge_log(durable).await;
         }
         if self.last_sweep.elapsed() >= IDLE_PAUSE {
@@ -259,7 +268,11 @@ impl Upkeep {
     }
 
     fn flush_is_due(&self) -> bool {
-        self.last_flush.elapsed() >= self.options.flush_interval || self.unflushed_bytes >= self.options.flush_bytes
+        let since = self.last_flush.elapsed();
+        let is_quiet = self.applied.1.elapsed() >= self.options.quiet;
+        since >= self.options.flush_interval
+            || self.unflushed_bytes >= self.options.flush_bytes
+            || is_quiet && since >= self.options.quiet
     }
 
     /// Returns the log index up to which everything is durable in the engine.
