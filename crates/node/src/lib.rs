@@ -41,6 +41,7 @@ pub use health::{MemberHealth, MemberState};
 pub use node::*;
 pub use quorate_core as core;
 pub use quorate_storage::HashKv;
+pub use quorate_storage::engine::is_shielded as is_engine_panic;
 pub use restore::{Restore, Restored, defragment, restore};
 pub use snapshot::{SNAPSHOT_MAGIC, SnapshotReader};
 pub use snapshot_file::{SnapshotStatus, snapshot_status};

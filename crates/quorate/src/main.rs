@@ -38,6 +38,7 @@ use std::process::ExitCode;
 use failure::Failure;
 
 fn main() -> ExitCode {
+    quorate_server::panics::install();
     let arguments: Vec<OsString> = std::env::args_os().collect();
     if arguments.get(1).is_some_and(|command| command == "server") {
         return serve(arguments);

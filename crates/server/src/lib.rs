@@ -29,6 +29,7 @@ mod memory;
 mod metrics;
 mod notify;
 pub mod offline;
+pub mod panics;
 mod pings;
 mod rotate;
 mod run;

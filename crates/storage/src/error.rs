@@ -16,8 +16,8 @@ pub enum EngineError {
     },
     /// The files were written by a version that this one does not know.
     #[error(
-        "{} has a format that this version cannot read ({found}): start the version that wrote it, or remove the member's data \
-         and let it rebuild from its peers", path.display()
+        "{} has a format that this version cannot read ({found}): start the version that wrote it, or replace the \
+         member (`quorate member replace`)", path.display()
     )]
     Format {
         /// The file or directory.
@@ -27,8 +27,8 @@ pub enum EngineError {
     },
     /// The files do not hold what was written to them.
     #[error(
-        "{place} is corrupt ({what}): the member must not serve it; remove its data and let it rebuild from its peers, or \
-         restore a snapshot"
+        "{place} is corrupt ({what}): the member must not serve it. With others it rebuilds itself (--self-rebuild), or is \
+         replaced (`quorate member replace`); alone, restore a snapshot. `quorate debug verify` tells what else is damaged"
     )]
     Corrupt {
         /// File, and what is known of the place in it.
@@ -72,8 +72,8 @@ pub enum StorageError {
     Engine(#[from] EngineError),
     /// A row is missing, or is not what was written.
     #[error(
-        "{place} is corrupt ({what}): the member must not serve it; remove its data and let it rebuild from its peers, or \
-         restore a snapshot"
+        "{place} is corrupt ({what}): the member must not serve it. With others it rebuilds itself (--self-rebuild), or is \
+         replaced (`quorate member replace`); alone, restore a snapshot. `quorate debug verify` tells what else is damaged"
     )]
     Corrupt {
         /// Engine, group, table and row.

@@ -131,6 +131,9 @@ impl Upkeep {
             }
             self.set_engine_full(false);
             if let Err(error) = result {
+                if error.is_corruption() {
+                    self.store.note_damage(error.to_string());
+                }
                 self.state.fail(Error::Fatal(error.to_string()));
                 // Apply may wait for room that never comes: let it find the failure.
                 self.state.room.notify_waiters();
@@ -158,13 +161,13 @@ impl Upkeep {
     }
 
     async fn step(&mut self) -> Result<(), StorageError> {
-        self.drain()?;
-        if self.flush_is_due() && (self.dirty || self.checkpoint()?) {
-            let durable = self.flush()?;
         let applied = self.state.applied().index;
         if applied != self.applied.0 {
             self.applied = (applied, Instant::now());
         }
+        self.drain()?;
+        if self.flush_is_due() && (self.dirty || self.checkpoint()?) {
+            let durable = self.flush()?;
             self.purge_log(durable).await;
         }
         if self.last_sweep.elapsed() >= IDLE_PAUSE {

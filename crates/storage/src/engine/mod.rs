@@ -5,15 +5,18 @@
 mod memory;
 mod overlay;
 mod redb;
+mod shield;
 mod sled;
 mod space;
 
 pub use self::memory::MemoryEngine;
 pub use self::redb::RedbEngine;
+pub use self::shield::is_shielded;
 pub use self::sled::SledEngine;
 
 use crate::EngineError;
 use bytes::Bytes;
+use shield::Shield;
 use std::fs::File;
 use std::io;
 use std::ops::ControlFlow;
@@ -191,11 +194,13 @@ impl Default for EngineConfig {
     }
 }
 
-/// Opens the engine `kind` in `dir`, which exists. Creates its files if there are none.
+/// Opens the engine `kind` in `dir`, which exists. Creates its files if there are none. Where the engine would panic over files
+/// that are not what it wrote, it answers [`EngineError::Corrupt`] (if the program unwinds).
 pub fn open_engine(kind: EngineKind, dir: &Path, config: EngineConfig) -> Result<Arc<dyn Engine>, EngineError> {
+    let path = kind.path(dir);
     Ok(match kind {
-        EngineKind::Redb => Arc::new(RedbEngine::open(dir, config)?),
-        EngineKind::Sled => Arc::new(SledEngine::open(dir, config)?),
+        EngineKind::Redb => Arc::new(Shield::open(path, || RedbEngine::open(dir, config))?),
+        EngineKind::Sled => Arc::new(Shield::open(path, || SledEngine::open(dir, config))?),
         EngineKind::Memory => Arc::new(MemoryEngine::default()),
     })
 }
@@ -249,12 +254,18 @@ pub fn open_for_check(
     dir: &Path,
     scratch: &Path,
 ) -> Result<(Arc<dyn Engine>, Option<EngineError>), EngineError> {
+    let path = kind.path(dir);
     Ok(match kind {
         EngineKind::Redb => {
-            let (engine, damage) = RedbEngine::open_for_check(dir)?;
-            (Arc::new(engine), damage)
+            let mut damage = None;
+            let open = || {
+                let (engine, found) = RedbEngine::open_for_check(dir)?;
+                damage = found;
+                Ok(engine)
+            };
+            (Arc::new(Shield::open(path, open)?), damage)
         }
-        EngineKind::Sled => (Arc::new(SledEngine::open_copy(dir, scratch)?), None),
+        EngineKind::Sled => (Arc::new(Shield::open(path, || SledEngine::open_copy(dir, scratch))?), None),
         EngineKind::Memory => (Arc::new(MemoryEngine::default()), None),
     })
 }
