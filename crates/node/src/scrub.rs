@@ -121,14 +121,13 @@ impl Scrub {
     }
 }
 
-/// A damaged segment: this member has applied what is in it, and needs it no more unless it restarts before the log is
-/// purged behind it.
+/// A damaged segment: this member has applied what is in it, and needs it no more.
 fn log_fault(group: &Group, error: &WalError) {
     group.state.figures.scrub_faults.fetch_add(1, Relaxed);
     tracing::error!(
         %error,
-        "the write-ahead log is damaged in a part that is written: a restart would refuse it. Replace this member soon (`quorate \
-         member replace`), and check its disk"
+        "the write-ahead log is damaged in a part that is written. A restart gives that part up if the storage engine has what \
+         was in it, and is refused otherwise: check the disk of this member, or replace it (`quorate member replace`)"
     );
 }
 

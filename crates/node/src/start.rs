@@ -5,7 +5,7 @@ use crate::corruption::{self, CorruptionChecks, Hashing, Schedule};
 use crate::env::{Env, Listener};
 use crate::group::{Group, GroupOptions, Upkeep, UpkeepOptions};
 use crate::peer::{self, Identity, Peers};
-use crate::raft::{MemberNode, RaftOptions, members_of};
+use crate::raft::{MemberNode, RaftOptions, last_of, members_of};
 use crate::rebuild::{self, Keeper, Leave, Pulls, Record};
 use crate::scrub::Scrub;
 use crate::service::{self, Service};
@@ -16,7 +16,8 @@ use parking_lot::Mutex;
 use quorate_core::{Command, GroupId, MemberAttributes, MemberId};
 use quorate_proto::peer_v1 as pb;
 use quorate_storage::{EngineConfig, EngineError, StorageError, Store, StoreConfig};
-use quorate_wal::{Wal, WalOptions};
+use quorate_wal::{FatalHook, Wal, WalError, WalOptions};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -27,10 +28,10 @@ use tokio::time::Instant;
 /// What was written is made durable in the engine after so much, if that is earlier than the interval.
 const FLUSH_BYTES: usize = 32 << 20;
 
-/// How small a part of the tail's bound is worth a batch of its own in the engine: 1 MiB of 32.
 /// After so long without a change, what was written is made durable in the engine, so that a restart has nothing to repeat.
 const QUIET: Duration = Duration::from_secs(1);
 
+/// How small a part of the tail's bound is worth a batch of its own in the engine: 1 MiB of 32.
 const TAIL_PARTS_PER_DRAIN: usize = 32;
 
 /// Log entries that are kept in memory for members that lag a little.
@@ -106,7 +107,7 @@ async fn start_once(
         // Before the directory says who it is: it would hold to that when the options are put right.
         drop(open_listeners(&config, env.as_ref()).await?);
     }
-    let (wal, ended) = open_wal(&config, wal_dir, &identity, &env)?;
+    let (wal, ended) = open_wal(&config, wal_dir, &identity, &env).await?;
     *log_ended = Some(ended.clone());
     if fresh {
         bootstrap::keep(&config, env.as_ref(), &identity)?;
@@ -295,8 +296,8 @@ pub(crate) fn wal_options(config: &Config, dir: PathBuf, identity: &DataIdentity
     }
 }
 
-/// The log, and a sign that nobody writes to it any more.
-fn open_wal(
+/// The log, and a sign that nobody writes to it any more. Damage in a part that the storage engine has is given up.
+async fn open_wal(
     config: &Config,
     dir: PathBuf,
     identity: &DataIdentity,
@@ -304,8 +305,24 @@ fn open_wal(
 ) -> Result<(Wal, watch::Receiver<bool>), Error> {
     let options = wal_options(config, dir, identity, env);
     let fatal = env.clone();
-    let on_fatal = Arc::new(move |error: &quorate_wal::WalError| fatal.fatal(&error.to_string()));
-    let (wal, writer, preparer) = Wal::open(env.disk(), options, on_fatal).map_err(|e| Error::Fatal(e.to_string()))?;
+    let on_fatal: FatalHook = Arc::new(move |error: &WalError| fatal.fatal(&error.to_string()));
+    let opened = match Wal::open(env.disk(), options.clone(), on_fatal.clone()) {
+        Err(damage @ WalError::Corrupt { .. }) => {
+            let state_has = state_has(config, env.as_ref()).await;
+            let opened = Wal::open(env.disk(), WalOptions { state_has: state_has.clone(), ..options }, on_fatal);
+            if opened.is_ok() {
+                tracing::warn!(
+                    %damage,
+                    ?state_has,
+                    "the write-ahead log is damaged in a part that the storage engine has: going on without that part. Check \
+                     the disk"
+                );
+            }
+            opened
+        }
+        opened => opened,
+    };
+    let (wal, writer, preparer) = opened.map_err(|error| Error::Fatal(error.to_string()))?;
     let (end, ended) = watch::channel(false);
     let writing = async move {
         writer.run().await;
@@ -314,6 +331,17 @@ fn open_wal(
     env.spawn_dedicated("quorate-wal", Box::pin(writing));
     env.spawn_dedicated("quorate-prepare", Box::pin(preparer.run()));
     Ok((wal, ended))
+}
+
+/// How far the state in the storage engine is, durably, as a log wants to know it; nothing, if the engine cannot be read.
+async fn state_has(config: &Config, env: &dyn Env) -> BTreeMap<u32, (u64, u64)> {
+    let is_due = Record::read(&config.data_dir, env).map(|record| record.is_some_and(|record| record.due.is_some()));
+    if !matches!(is_due, Ok(false)) {
+        return BTreeMap::new();
+    }
+    let durable = open_patiently(config, env).await.and_then(|store| store.flush());
+    let last = durable.ok().and_then(last_of);
+    last.map(|last| (GroupId::DEFAULT.get(), last)).into_iter().collect()
 }
 
 pub(crate) fn open_store(config: &Config, env: &dyn Env) -> Result<Arc<Store>, Error> {
@@ -366,6 +394,7 @@ fn upkeep_options(config: &Config) -> UpkeepOptions {
         flush_bytes: FLUSH_BYTES,
         drain_bytes_min: config.tail_bytes_max / TAIL_PARTS_PER_DRAIN,
         wal_keep_bytes: config.wal_keep_bytes,
+        quiet: config.flush_interval.min(QUIET),
         compaction_batch: config.compaction_batch,
         compaction_pause: config.compaction_pause,
         flush_observer: config.flush_observer.clone(),
@@ -394,7 +423,6 @@ fn on_refusal(member: u64, stopped: watch::Sender<Option<Error>>) -> peer::OnRef
         let text = match reason {
             pb::Refusal::Removed => service::removed_text(member),
             pb::Refusal::Wiped => service::wiped_text(member),
-        quiet: config.flush_interval.min(QUIET),
             pb::Refusal::None | pb::Refusal::Cluster | pb::Refusal::NotMe | pb::Refusal::Version => return,
         };
         stop(&stopped, Error::Removed(text));
@@ -476,17 +504,23 @@ async fn check_data(
     Err(Error::Rebuild(refusal.to_string()))
 }
 
-/// Opens the storage engine. If what it holds is damaged, and there are others, the member has to rebuild itself.
-async fn open_or_rebuild(config: &Config, env: &dyn Env, identity: &DataIdentity) -> Result<Arc<Store>, Error> {
+async fn open_patiently(config: &Config, env: &dyn Env) -> Result<Arc<Store>, StorageError> {
     let patience = Instant::now() + IN_USE_PATIENCE;
-    let error = loop {
+    loop {
         match try_open_store(config, env) {
-            Ok(store) => return Ok(store),
             Err(StorageError::Engine(EngineError::InUse { .. })) if Instant::now() < patience => {
                 tokio::time::sleep(IN_USE_PAUSE).await;
             }
-            Err(error) => break error,
+            outcome => return outcome,
         }
+    }
+}
+
+/// Opens the storage engine. If what it holds is damaged, and there are others, the member has to rebuild itself.
+async fn open_or_rebuild(config: &Config, env: &dyn Env, identity: &DataIdentity) -> Result<Arc<Store>, Error> {
+    let error = match open_patiently(config, env).await {
+        Ok(store) => return Ok(store),
+        Err(error) => error,
     };
     let alone = identity.initial_members.len() == 1 && config.initial_cluster.len() <= 1;
     if !error.is_corruption() || !rebuild::is_on(config) || alone {

@@ -44,8 +44,8 @@ impl Wal {
     /// directory is the caller's business.
     ///
     /// # Errors
-    /// [`WalError::Corrupt`], [`Missing`](WalError::Missing), [`Foreign`](WalError::Foreign) and
-    /// [`NewerFormat`](WalError::NewerFormat) for what should not be opened; `Io` and `NoSpace` from the file system.
+    /// [`WalError::Corrupt`] (but see [`WalOptions::state_has`]), [`Missing`](WalError::Missing), [`Foreign`](WalError::Foreign)
+    /// and [`NewerFormat`](WalError::NewerFormat) for what should not be opened; `Io` and `NoSpace` from the file system.
     pub fn open(
         disk: Arc<dyn Disk>,
         options: WalOptions,
@@ -57,7 +57,22 @@ impl Wal {
         let shared = Arc::new(Shared::new(options, disk, fatal, listing.yard));
         let tip = recover::recover(&shared, &listing.sequences)?;
         let wal = Wal { handle: Arc::new(Handle(Arc::clone(&shared))) };
+        if tip.has_given_up {
+            wal.write_purges()?;
+        }
         Ok((wal, Writer::new(Arc::clone(&shared), tip), Preparer::new(shared)))
+    }
+
+    /// Queues the purge that recovery has found: until it is written, the segments that were given up stay.
+    fn write_purges(&self) -> Result<(), WalError> {
+        let groups: Vec<Arc<Group>> = self.handle.0.groups.lock().values().cloned().collect();
+        for group in groups {
+            let purged = group.state.lock().purged;
+            if let Some((term, index)) = purged {
+                self.handle.0.queue.push(Op::Purge { group, term, index })?;
+            }
+        }
+        Ok(())
     }
 
     /// The part of one group, whether or not it has anything in the log.

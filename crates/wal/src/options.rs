@@ -1,5 +1,6 @@
 //! How a log is set up.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +28,9 @@ pub struct WalOptions {
     pub no_fsync: bool,
     /// Anything that differs between nodes (the member id, say): it goes into the segments' nonces.
     pub node_nonce: u64,
+    /// Of each group, term and index up to which its state has the entries, durably: with this a log whose sealed segments are
+    /// damaged can be opened, if the state has all that they lost. Empty: no damage is opened.
+    pub state_has: BTreeMap<u32, (u64, u64)>,
     /// Needed by `fsync_observer`, and by nothing else.
     pub clock: Option<Clock>,
     /// Told the latency of every fsync on the write path.
@@ -44,6 +48,7 @@ impl WalOptions {
             recycled_segments_max: 4,
             no_fsync: false,
             node_nonce: 0,
+            state_has: BTreeMap::new(),
             clock: None,
             fsync_observer: None,
         }

@@ -3,6 +3,10 @@
 //! A bad record is a torn tail only in the last segment, only behind what is known to be durable, and only if no record
 //! of a later batch follows it. The tail is cut, and nothing of it can come back: what is left of it is zeroed, durably,
 //! before anything is written in its place. Everything else refuses to open, with file and offset.
+//!
+//! Unless the caller says what the groups' states have ([`WalOptions::state_has`](crate::WalOptions::state_has)). Then a damaged
+//! segment that is sealed is given up, and all before it, if the states have what they lost. The next segment begins with each
+//! group's vote and with what it has purged; where its entries begin tells what was lost.
 
 use crate::disk::{Disk, DiskFile};
 use crate::error::WalError;
@@ -59,25 +63,22 @@ pub(crate) fn list(disk: &dyn Disk, dir: &Path, spares_max: usize) -> Result<Lis
 
 /// Reads the segments into `shared` and returns the end of the log; begins a new log if there are none.
 pub(crate) fn recover(shared: &Shared, sequences: &[u64]) -> Result<Tip, WalError> {
-    let Some((&last_sequence, sealed)) = sequences.split_last() else {
+    let Some(&last_sequence) = sequences.last() else {
         return begin(shared);
     };
-    let mut replay = Replay::default();
-    let mut segments = BTreeMap::new();
-    let (mut segment, mut header) = open_segment(shared, *sequences.first().unwrap_or(&last_sequence))?;
-    for &sequence in sealed {
-        let (next, next_header) = open_segment(shared, sequence + 1)?;
-        replay.sealed_segment(&segment, &header, next_header.previous_end)?;
-        segments.insert(sequence, Arc::new(segment));
-        (segment, header) = (next, next_header);
-    }
-    let end = replay.last_segment(&segment, &header)?;
-    replay.check(shared, sequences[0])?;
+    let (given_up, read) = read_what_can_be(shared, sequences)?;
+    let Read { replay, mut segments, segment, header, end } = read;
     settle_tail(shared, &segment, &end)?;
 
     let file_bytes = file_len(&segment.path, &*segment.file)?;
     let segment = Arc::new(segment);
     segments.insert(last_sequence, Arc::clone(&segment));
+    for &sequence in given_up {
+        // Nothing in it is read any more: it is there to be freed, when the purge of its entries is written.
+        let path = shared.segment_path(sequence);
+        let file = shared.disk.open(&path).map_err(|error| WalError::io("open", &path, error))?;
+        segments.insert(sequence, Arc::new(Segment { path, file, sequence, nonce: 0 }));
+    }
     // A power cut may have kept freed segments that the log has already given up.
     let needed = segments.split_off(&replay.floor);
     shared.yard.free(segments.into_values());
@@ -96,7 +97,61 @@ pub(crate) fn recover(shared: &Shared, sequences: &[u64]) -> Result<Tip, WalErro
         allocated_to: file_bytes.max(end.position),
         floor: replay.floor,
         written,
+        has_given_up: !given_up.is_empty(),
     })
+}
+
+/// What segments hold.
+struct Read {
+    replay: Replay,
+    /// All but the last.
+    segments: BTreeMap<u64, Arc<Segment>>,
+    /// The last, its header, and its end.
+    segment: Segment,
+    header: SegmentHeader,
+    end: End,
+}
+
+/// Reads the segments, without those at the beginning that are damaged and not needed: they come first.
+fn read_what_can_be<'a>(shared: &Shared, sequences: &'a [u64]) -> Result<(&'a [u64], Read), WalError> {
+    let state_has = &shared.options.state_has;
+    let (mut first, mut damage) = (0, None);
+    loop {
+        let error = match read(shared, &sequences[first..]) {
+            Ok(mut read) => {
+                if let Some(damage) = damage
+                    && !read.replay.do_without_the_rest(state_has)
+                {
+                    return Err(damage);
+                }
+                read.replay.check(shared, sequences[0])?;
+                return Ok((&sequences[..first], read));
+            }
+            Err(error) => error,
+        };
+        let is_in = |sequence: &u64| matches!(&error, WalError::Corrupt { path, .. } if *path == shared.segment_path(*sequence));
+        let sealed = &sequences[..sequences.len() - 1];
+        let Some(at) = sealed.iter().position(is_in).filter(|at| *at >= first && !state_has.is_empty()) else {
+            return Err(damage.unwrap_or(error));
+        };
+        first = at + 1;
+        damage.get_or_insert(error);
+    }
+}
+
+/// Reads segments that follow one another, the last of the log among them.
+fn read(shared: &Shared, sequences: &[u64]) -> Result<Read, WalError> {
+    let mut replay = Replay::default();
+    let mut segments = BTreeMap::new();
+    let (mut segment, mut header) = open_segment(shared, sequences[0])?;
+    for &next in &sequences[1..] {
+        let (next, next_header) = open_segment(shared, next)?;
+        replay.sealed_segment(&segment, &header, next_header.previous_end)?;
+        segments.insert(segment.sequence, Arc::new(segment));
+        (segment, header) = (next, next_header);
+    }
+    let end = replay.last_segment(&segment, &header)?;
+    Ok(Read { replay, segments, segment, header, end })
 }
 
 /// What a segment begins with was synced before anything was written behind it: a torn write cannot be what is wrong.
@@ -111,7 +166,7 @@ fn begin(shared: &Shared) -> Result<Tip, WalError> {
     let (segment, end, allocated_to) =
         shared.create_segment(FIRST, 0, |out, nonce| restate(out, nonce, &written, FIRST))?;
     shared.segments.lock().insert(FIRST, Arc::clone(&segment));
-    Ok(Tip { segment, position: end, restated_end: end, allocated_to, floor: FIRST, written })
+    Ok(Tip { segment, position: end, restated_end: end, allocated_to, floor: FIRST, written, has_given_up: false })
 }
 
 fn open_segment(shared: &Shared, sequence: u64) -> Result<(Segment, SegmentHeader), WalError> {
@@ -269,6 +324,26 @@ impl Replay {
             Kind::Floor | Kind::Mark => {}
         }
         Ok(())
+    }
+
+    /// Purges what the states have, after segments before these could not be read; `false`, if something else may have been in
+    /// them.
+    ///
+    /// INVARIANT(log-given-up): what is lost are entries before the first that is left, for a later segment begins with all else (a
+    /// group has a vote before it has entries, so every one is named there).
+    /// A group of which none is left may have had more than its state, and acknowledged it: that cannot be told.
+    fn do_without_the_rest(&mut self, state_has: &BTreeMap<u32, (u64, u64)>) -> bool {
+        let are_known = self.groups.keys().all(|group| state_has.contains_key(group));
+        let are_there = state_has.keys().all(|group| self.groups.contains_key(group));
+        are_known
+            && are_there
+            && self.groups.iter_mut().all(|(group, state)| {
+                let (term, index) = state_has[group];
+                let fits = state.entry(index).is_none_or(|entry| entry.term == term);
+                let has_the_rest = !state.entries.is_empty() && state.first_index <= index + 1;
+                state.purge(term, index);
+                fits && has_the_rest
+            })
     }
 
     /// Checks that nothing is missing at the old end.

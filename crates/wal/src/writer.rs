@@ -57,6 +57,8 @@ pub(crate) struct Tip {
     pub allocated_to: u64,
     pub floor: u64,
     pub written: BTreeMap<u32, Written>,
+    /// Whether segments were left out, whose purge is yet to be written.
+    pub has_given_up: bool,
 }
 
 impl Writer {

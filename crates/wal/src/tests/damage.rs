@@ -1,8 +1,8 @@
 //! Damage on the disk: found, with file and offset, and never taken for data.
 
-use super::{DIR, all, append, entry, open, options, run, segment_path, vote};
+use super::{DIR, all, append, entry, open, options, run, segment_path, settle, vote};
 use crate::fault::FaultDisk;
-use crate::{Disk, FORMAT_VERSION, LogEntry, LogState, WalError};
+use crate::{Disk, FORMAT_VERSION, LogEntry, LogState, WalError, WalOptions};
 use std::path::Path;
 
 const SEGMENT_BYTES: u64 = 2 << 10;
@@ -211,5 +211,108 @@ fn a_renamed_segment_is_refused() {
         disk.rename(&segment_path(3), &segment_path(2)).unwrap();
         let error = refusal(&disk).await;
         assert!(matches!(error, WalError::Missing { .. } | WalError::Corrupt { .. }), "{error}");
+    });
+}
+
+/// As [`closed_log`], purged here and there, and longer in the group whose entries are small.
+async fn purged_log() -> FaultDisk {
+    let (disk, _) = closed_log().await;
+    let log = open(&disk, &options(SEGMENT_BYTES)).unwrap();
+    log.wal.group(1).purge(1, 1).unwrap();
+    for index in 20..26 {
+        append(&log.wal.group(2), vec![entry(2, index, [b'b'; 61])]).await.unwrap();
+    }
+    vote(&log.wal.group(2), "for her").await.unwrap();
+    log.close().await;
+    disk
+}
+
+#[test]
+fn a_damaged_sealed_segment_is_given_up_if_the_states_have_what_was_in_it() {
+    run(async {
+        let disk = purged_log().await;
+        let log = open(&disk, &options(SEGMENT_BYTES)).unwrap();
+        let expected = contents(&log.wal);
+        let segments = log.wal.metrics().segments;
+        assert!(segments >= 3, "{segments}");
+        log.abandon().await;
+        let with_states = |has: [u64; 2]| WalOptions {
+            state_has: [(1, (1, has[0])), (2, (1, has[1]))].into(),
+            ..options(SEGMENT_BYTES)
+        };
+        let (mut healed, mut refused) = (0, 0);
+        for sequence in 1..segments {
+            for byte in (0..disk.content(&segment_path(sequence)).len() as u64).step_by(7) {
+                for has in [0, 5, 12, 18] {
+                    let copy = disk.copy();
+                    copy.flip_bit(&segment_path(sequence), byte * 8 + byte % 8);
+                    if open(&copy, &options(SEGMENT_BYTES)).is_ok() {
+                        continue;
+                    }
+                    let Ok(log) = open(&copy, &with_states([has, has])) else {
+                        refused += 1;
+                        continue;
+                    };
+                    // Everything that the states do not have is there, and the vote.
+                    for (now, before) in contents(&log.wal).iter().zip(&expected) {
+                        assert_eq!((&now.0.vote, now.0.last), (&before.0.vote, before.0.last));
+                        assert_eq!(now.0.purged, Some((1, has)));
+                        let kept: Vec<_> = before.1.iter().filter(|entry| entry.index > has).cloned().collect();
+                        assert_eq!(now.1, kept);
+                    }
+                    settle().await;
+                    log.close().await;
+                    // It is a log as any other again.
+                    let log = open(&copy, &options(SEGMENT_BYTES)).unwrap();
+                    assert_eq!(contents(&log.wal)[0].0.purged, Some((1, has)));
+                    log.abandon().await;
+                    healed += 1;
+                }
+            }
+        }
+        assert!(healed > 100 && refused > 100, "healed {healed}, refused {refused}");
+    });
+}
+
+#[test]
+fn what_may_have_been_acknowledged_is_not_given_up() {
+    run(async {
+        let disk = FaultDisk::new();
+        let log = open(&disk, &options(SEGMENT_BYTES)).unwrap();
+        for index in 0..8 {
+            append(&log.wal.group(1), vec![entry(1, index, [b'a'; 130])]).await.unwrap();
+        }
+        vote(&log.wal.group(2), "for her").await.unwrap();
+        append(&log.wal.group(2), vec![entry(1, 0, "only here")]).await.unwrap();
+        for index in 8..20 {
+            append(&log.wal.group(1), vec![entry(1, index, [b'a'; 130])]).await.unwrap();
+        }
+        log.close().await;
+        disk.flip_bit(&segment_path(1), 8 * 400);
+        let open = |state_has: &[(u32, (u64, u64))]| {
+            let state_has = state_has.iter().copied().collect();
+            open(&disk.copy(), &WalOptions { state_has, ..options(SEGMENT_BYTES) }).err()
+        };
+        // Of the second group no entry is left: it may have had more than its state has. Of the third nothing is known.
+        for states in [&[(1, (1, 19))][..], &[(1, (1, 19)), (2, (1, 0))], &[(1, (1, 19)), (2, (1, 0)), (3, (1, 5))]] {
+            assert!(
+                matches!(open(states), Some(WalError::Corrupt { path, .. }) if path == segment_path(1)),
+                "{states:?}"
+            );
+        }
+    });
+}
+
+#[test]
+fn an_entry_of_another_term_than_the_state_says_is_a_contradiction() {
+    run(async {
+        let disk = purged_log().await;
+        disk.flip_bit(&segment_path(1), 8 * 400);
+        let open = |term| {
+            let state_has = [(1, (term, 18)), (2, (1, 18))].into();
+            open(&disk.copy(), &WalOptions { state_has, ..options(SEGMENT_BYTES) })
+        };
+        assert!(open(2).is_err());
+        open(1).unwrap().abandon().await;
     });
 }
