@@ -14,6 +14,7 @@ use quorate_storage::{EngineConfig, EngineKind, Store, StoreConfig, open_engine}
 use quorate_tests::client::Client;
 use quorate_tests::cluster::{Cluster, ClusterSpec};
 use quorate_tests::engines::Engines;
+use quorate_tests::http::ask;
 use tonic::Code;
 
 /// How long a check may take to come round.
@@ -351,7 +352,139 @@ async fn a_lone_member_says_that_it_is_damaged_and_serves_no_wrong_value() {
 
 /// After so long without a write the index checkpoint is through: a start reads no record then, and what is damaged is found
 /// by whoever reads it first.
-const CHECKPOINTED: Duration = Duration::from_secs(12);
+const CHECKPOINTED: Duration = Duration::from_secs(5);
+
+/// Zeroes the first half of the pages of redb behind its header, which it does not check before it uses them.
+fn wreck_engine(data_dir: &Path) {
+    let path = data_dir.join("engine.redb");
+    let mut content = std::fs::read(&path).expect("the engine's file");
+    let half = content.len() / 2;
+    content[4096..half].fill(0xff);
+    std::fs::write(&path, content).expect("the file is written");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_engine_that_cannot_read_its_file_is_an_error_with_the_place_or_a_rebuild() {
+    let Some(mut cluster) = start(ClusterSpec::new(3).on(Engines::Redb)).await else { return };
+    for (member, flags) in [(1, &["--self-rebuild=false"][..]), (2, &[])] {
+        cluster.terminate(member).await;
+        wreck_engine(&cluster.data_dir(member));
+        cluster.restart_with(member, flags);
+        if flags.is_empty() {
+            wait_rebuilt(&cluster, member).await;
+        } else {
+            let status = cluster.wait_exit(member, PATIENCE).await.expect("it ends");
+            assert_eq!(status.code(), Some(1), "{}", cluster.log(member));
+            let log = cluster.log(member);
+            assert!(log.contains("engine.redb is corrupt") && log.contains("quorate member replace"), "{log}");
+            cluster.restart(member);
+            wait_rebuilt(&cluster, member).await;
+        }
+        assert!(!cluster.log(member).contains("stack backtrace"), "{}", cluster.log(member));
+    }
+    cluster.assert_replicas_equal().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_segment_of_the_log_is_given_up_when_the_engine_has_what_was_in_it() {
+    let spec = ClusterSpec::new(3).quorate_flag("--wal-segment-bytes=65536");
+    let Some(mut cluster) = start(spec).await else { return };
+    let client = cluster.client(0);
+    for number in 0..40 {
+        client.put(&format!("large{number}"), &"x".repeat(8 << 10)).await.expect("a put");
+    }
+    for member in 0..3 {
+        cluster.terminate(member).await;
+        let wal = cluster.data_dir(member).join("wal");
+        let mut segments: Vec<_> =
+            std::fs::read_dir(&wal).expect("the log").map(|file| file.expect("a file").path()).collect();
+        segments.retain(|path| !path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("spare")));
+        segments.sort();
+        assert!(segments.len() > 2, "{segments:?}");
+        let damaged = &segments[segments.len() / 2];
+        let mut content = std::fs::read(damaged).expect("a segment");
+        content[3000] ^= 4;
+        std::fs::write(damaged, content).expect("a flip");
+        cluster.restart(member);
+        cluster.wait_member_serving(member).await;
+        let log = cluster.log(member);
+        let name = damaged.display().to_string();
+        assert!(log.contains("going on without that part") && log.contains(&name), "{log}");
+    }
+    client.put("after", "1").await.expect("a put");
+    cluster.assert_replicas_equal().await;
+    // The log is whole again.
+    for member in 0..3 {
+        cluster.terminate(member).await;
+        cluster.restart(member);
+        cluster.wait_member_serving(member).await;
+        assert_eq!(cluster.log(member).matches("going on without that part").count(), 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flipped_bit_in_sled_is_found_and_the_member_rebuilds_itself() {
+    let Some(mut cluster) = start(ClusterSpec::new(3).on(Engines::Sled)).await else { return };
+    tokio::time::sleep(CHECKPOINTED).await;
+    cluster.terminate(1).await;
+    flip_in_sled(&cluster.data_dir(1).join("engine.sled"));
+    cluster.restart_with(1, &["--scrub-interval=1s"]);
+    wait_rebuilt(&cluster, 1).await;
+    assert!(!cluster.log(1).contains("stack backtrace"), "{}", cluster.log(1));
+    cluster.assert_replicas_equal().await;
+}
+
+/// Flips a bit in every 64 bytes of the files of a sled database that rows are in.
+fn flip_in_sled(dir: &Path) {
+    let mut pending = vec![dir.to_path_buf()];
+    let mut flipped = 0;
+    while let Some(dir) = pending.pop() {
+        for entry in std::fs::read_dir(dir).expect("a directory") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                pending.push(path);
+                continue;
+            }
+            if !path.to_string_lossy().contains("slabs") {
+                continue;
+            }
+            let mut content = std::fs::read(&path).expect("a file");
+            for at in (32..content.len()).step_by(64).filter(|at| content[*at] != 0).collect::<Vec<usize>>() {
+                content[at] ^= 8;
+                flipped += 1;
+            }
+            std::fs::write(&path, content).expect("it is written");
+        }
+    }
+    assert!(flipped > 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_rebuilds_itself_three_times_in_a_row_at_most() {
+    let Some(mut cluster) = start(ClusterSpec::new(3).on(Engines::Redb)).await else { return };
+    for round in 1..=4 {
+        cluster.terminate(2).await;
+        wreck_engine(&cluster.data_dir(2));
+        cluster.restart(2);
+        if round <= 3 {
+            let rebuilt = || cluster.log(2).matches("this member has rebuilt its state from the others").count();
+            let deadline = Instant::now() + PATIENCE;
+            while rebuilt() < round {
+                assert!(Instant::now() < deadline, "round {round}: {}", cluster.log(2));
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            cluster.wait_member_serving(2).await;
+        }
+    }
+    let status = cluster.wait_exit(2, PATIENCE).await.expect("it gives up");
+    assert_eq!(status.code(), Some(1));
+    let log = cluster.log(2);
+    assert!(
+        log.contains("The member has rebuilt itself 3 times already") && log.contains("quorate member add"),
+        "{log}"
+    );
+    cluster.client(0).put("after", "1").await.expect("the others go on");
+}
 
 /// Flips a bit in a value that the engine holds, wherever it has a copy of it.
 fn flip_in_engine(data_dir: &Path) {
@@ -365,4 +498,32 @@ fn flip_in_engine(data_dir: &Path) {
         content[at + needle.len()] ^= 2;
     }
     std::fs::write(&path, content).expect("a flip");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_in_doubt_says_so_to_those_who_probe_it() {
+    let Some(mut cluster) = start(ClusterSpec::new(3).on(Engines::Redb)).await else { return };
+    tokio::time::sleep(CHECKPOINTED).await;
+    let (flipped, away) = (2, 0);
+    cluster.terminate(flipped).await;
+    flip_in_engine(&cluster.data_dir(flipped));
+    // With a member away the leader lets nobody go: it stays in doubt.
+    cluster.terminate(away).await;
+    cluster.restart_with(flipped, &["--experimental-initial-corrupt-check=false", "--scrub-interval=1s"]);
+    wait_out_of_service(&cluster.client(flipped)).await;
+    let address = cluster.endpoint(flipped).trim_start_matches("http://").to_owned();
+    let asked = async |path: &str| ask(&address, &format!("GET {path}")).await.expect("an answer");
+    let reason = "the member is out of service until it has rebuilt itself";
+    for path in ["/health", "/health?serializable=true", "/readyz", "/readyz?verbose", "/livez"] {
+        let answer = asked(path).await;
+        assert!(answer.status.contains("503"), "{path}: {answer:?}");
+        assert!(answer.body.contains(reason), "{path}: {answer:?}");
+    }
+    assert!(asked("/metrics").await.body.contains("quorate_out_of_service 1"));
+    cluster.restart(away);
+    wait_rebuilt(&cluster, flipped).await;
+    for path in ["/health", "/readyz", "/livez"] {
+        assert!(asked(path).await.status.contains("200"), "{path}");
+    }
+    cluster.assert_replicas_equal().await;
 }
