@@ -202,6 +202,12 @@ impl PutOptions {
         self
     }
 
+    /// Keeps the value that the key has; the key must exist, and the value that is given must be empty.
+    pub fn keep_value(mut self) -> Self {
+        self.request.ignore_value = true;
+        self
+    }
+
     pub(crate) fn request(self, key: Vec<u8>, value: Vec<u8>) -> PutRequest {
         PutRequest { key: key.into(), value: value.into(), ..self.request }
     }

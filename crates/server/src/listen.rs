@@ -19,7 +19,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use quorate_node::env::bind;
+use quorate_node::env::{self, bind};
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
@@ -60,6 +60,8 @@ pub enum Serves {
 enum Socket {
     Tcp(TcpListener),
     Unix(UnixListener),
+    /// Of an [`Env`](env::Env).
+    Given(Box<dyn env::Listener>),
 }
 
 /// A connection before anything is known of it.
@@ -111,6 +113,16 @@ impl Listener {
             }
         };
         Ok(Self { socket, serves, address, tls })
+    }
+
+    /// One that accepts what `listener` does. What is told of who dialled counts if it is an address.
+    pub fn given(
+        listener: Box<dyn env::Listener>,
+        address: String,
+        serves: Serves,
+        tls: Option<quorate_tls::Server>,
+    ) -> Self {
+        Self { socket: Socket::Given(listener), serves, address, tls }
     }
 
     /// `ip:port`, or the path.
@@ -177,7 +189,7 @@ impl Acceptor {
         }
     }
 
-    async fn accept(self, listener: Listener) {
+    async fn accept(self, mut listener: Listener) {
         loop {
             // The permit comes first: connections beyond the bound wait in the kernel and cost nothing here.
             let permit = tokio::select! {
@@ -188,7 +200,7 @@ impl Acceptor {
             let Ok(permit) = permit else { return };
             let accepted = tokio::select! {
                 () = self.stop.cancelled() => return,
-                accepted = self.accept_one(&listener, permit) => accepted,
+                accepted = self.accept_one(&mut listener, permit) => accepted,
             };
             if let Err(error) = accepted {
                 tracing::warn!(address = listener.address, %error, "cannot accept a connection");
@@ -197,30 +209,49 @@ impl Acceptor {
         }
     }
 
-    async fn accept_one(&self, listener: &Listener, permit: OwnedSemaphorePermit) -> io::Result<()> {
-        match &listener.socket {
+    async fn accept_one(&self, listener: &mut Listener, permit: OwnedSemaphorePermit) -> io::Result<()> {
+        let (serves, tls) = (listener.serves, listener.tls.clone());
+        match &mut listener.socket {
             Socket::Tcp(socket) => {
                 let (stream, address) = socket.accept().await?;
                 // Small answers must not wait for more to come.
                 stream.set_nodelay(true)?;
-                let (serves, peer) =
-                    (listener.serves, Connection { remote: Remote::Tcp(address), encrypted: false, common_name: None });
-                match listener.tls.clone() {
-                    None => self.tasks.spawn(self.clone().connection(stream, peer, serves, permit)),
-                    Some(tls) => self.tasks.spawn(self.clone().secure(Box::new(stream), tls, peer, serves, permit)),
-                };
+                self.begin(stream, Remote::Tcp(address), tls, serves, permit);
             }
             Socket::Unix(socket) => {
                 let (stream, _) = socket.accept().await?;
-                let (serves, peer) =
-                    (listener.serves, Connection { remote: Remote::Unix, encrypted: false, common_name: None });
-                match listener.tls.clone() {
-                    None => self.tasks.spawn(self.clone().connection(stream, peer, serves, permit)),
-                    Some(tls) => self.tasks.spawn(self.clone().secure(Box::new(stream), tls, peer, serves, permit)),
-                };
+                self.begin(stream, Remote::Unix, tls, serves, permit);
+            }
+            Socket::Given(given) => {
+                let env::Accepted { opening, from } = given.accept().await?;
+                let remote = from.parse().map_or(Remote::Unix, Remote::Tcp);
+                let acceptor = self.clone();
+                self.tasks.spawn(async move {
+                    // Whoever dialled is gone again.
+                    let Ok(stream) = opening.await else { return };
+                    acceptor.begin(stream, remote, tls, serves, permit);
+                });
             }
         }
         Ok(())
+    }
+
+    /// Starts the task of a connection.
+    fn begin<I>(
+        &self,
+        stream: I,
+        remote: Remote,
+        tls: Option<quorate_tls::Server>,
+        serves: Serves,
+        permit: OwnedSemaphorePermit,
+    ) where
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let peer = Connection { remote, encrypted: false, common_name: None };
+        match tls {
+            None => self.tasks.spawn(self.clone().connection(stream, peer, serves, permit)),
+            Some(tls) => self.tasks.spawn(self.clone().secure(Box::new(stream), tls, peer, serves, permit)),
+        };
     }
 
     /// A connection over TLS. The handshake is part of its task: a slow one is in nobody's way.

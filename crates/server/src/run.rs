@@ -13,6 +13,7 @@ use crate::tls::Security;
 use crate::{StartError, log, memory, notify};
 use bytes::Bytes;
 use quorate_core::{KeyRange, RangeRequest};
+use quorate_node::env::Env;
 use quorate_node::{Error, FsyncObserver, Node};
 use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
@@ -123,6 +124,34 @@ impl Server {
         let security = Security::new(&config)?;
         // A taken port is found before the node writes anything to the disk.
         let listeners = open_listeners(&config, &security).await?;
+        let env = security.env();
+        Self::serve(config, security, listeners, env).await
+    }
+
+    /// As [`Server::start`], with everything that is outside of the process taken from `env`, and clients of
+    /// `listen-client-urls` alone: for the simulation.
+    ///
+    /// # Errors
+    /// As of [`Server::start`].
+    pub async fn start_in(config: ServerConfig, env: Arc<dyn Env>) -> Result<Self, StartError> {
+        let security = Security::new(&config)?;
+        let mut listeners = Vec::new();
+        for endpoint in &config.listen_client {
+            let url = endpoint.to_string();
+            let failed = |source| StartError::Listen { flag: "listen-client-urls", url: url.clone(), source };
+            let given = env.listen(url.clone()).await.map_err(failed)?;
+            let tls = security.clients.clone().filter(|_| endpoint.is_tls());
+            listeners.push(Listener::given(given, url, Serves::All, tls));
+        }
+        Self::serve(config, security, listeners, env).await
+    }
+
+    async fn serve(
+        mut config: ServerConfig,
+        security: Security,
+        listeners: Vec<Listener>,
+        env: Arc<dyn Env>,
+    ) -> Result<Self, StartError> {
         let fsyncs = Arc::new(Histogram::of_fsyncs());
         let observed = Arc::clone(&fsyncs);
         config.node.fsync_observer = Some(FsyncObserver(Arc::new(move |took| observed.observe(took))));
@@ -132,7 +161,7 @@ impl Server {
         let audit = config.audit.as_ref().map(AuditLog::open).transpose()?;
         let tokens = Tokens::load(&config.auth_token)?;
         let passwords = Passwords::new(config.login_queue_max).map_err(StartError::Config)?;
-        let node = Node::start_in(config.node.clone(), security.env()).await.map_err(StartError::Node)?;
+        let node = Node::start_in(config.node.clone(), env).await.map_err(StartError::Node)?;
         let stopping = CancellationToken::new();
         let (leaderless, no_leader) = LeaderWatch::new(node.clone(), config.node.election_timeout);
         let shared = Arc::new(Shared::new(

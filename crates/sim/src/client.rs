@@ -4,6 +4,7 @@ use crate::clock::MachineClock;
 use crate::history::{
     Condition, Entry, Event, Field, Op, Outcome, Renewal, Seen, SharedHistory, Span, Step, StepAnswer, Transaction,
 };
+use crate::library::Library;
 use crate::machine::Doors;
 use crate::network::Network;
 use crate::oracle::Rule;
@@ -31,6 +32,8 @@ pub struct Rpc {
     pub me: usize,
     /// How long a client waits.
     pub deadline: Duration,
+    /// The client library, in mode `full`; without it, calls go to the node itself.
+    pub library: Option<Library>,
 }
 
 impl Rpc {
@@ -78,9 +81,17 @@ impl Rpc {
     /// Likewise, in the name of somebody.
     pub async fn run_as(&self, client: usize, member: usize, caller: Option<Caller>, op: Op) -> Outcome {
         let start = self.clock.world_now();
+        if let Some(library) = &self.library {
+            let outcome = library.perform(member, &op).await;
+            return self.note(client, member, start, op, outcome);
+        }
         let asked = op.clone();
         let act = move |node: Node| perform(caller.map_or(node.clone(), |caller| node.on_behalf_of(caller)), asked);
         let outcome = self.call(member, act).await.unwrap_or(Outcome::Unknown);
+        self.note(client, member, start, op, outcome)
+    }
+
+    fn note(&self, client: usize, member: usize, start: Duration, op: Op, outcome: Outcome) -> Outcome {
         let end = self.clock.world_now();
         self.history.lock().entries.push(Entry { client, member, start, end, op, outcome: outcome.clone() });
         outcome
@@ -89,9 +100,14 @@ impl Rpc {
     /// Grants a lease of this id. Whether it was granted.
     pub async fn grant(&self, member: usize, lease: i64, ttl_seconds: i64) -> bool {
         let start = self.clock.world_now();
-        let id = LeaseId::new(lease);
-        let grant = self.call(member, move |node| async move { node.lease_grant(id, ttl_seconds).await });
-        let granted = grant.await.and_then(Result::ok).map(|answer| answer.body.1);
+        let granted = match &self.library {
+            Some(library) => library.grant(member, lease, ttl_seconds).await,
+            None => {
+                let id = LeaseId::new(lease);
+                let grant = self.call(member, move |node| async move { node.lease_grant(id, ttl_seconds).await });
+                grant.await.and_then(Result::ok).map(|answer| answer.body.1)
+            }
+        };
         self.note_renewal(lease, granted.unwrap_or(ttl_seconds), start, granted.is_some());
         granted.is_some()
     }
@@ -99,8 +115,14 @@ impl Rpc {
     /// Renews a lease of this TTL. `Some(false)`: it is gone.
     pub async fn renew(&self, member: usize, lease: i64, ttl_seconds: i64) -> Option<bool> {
         let start = self.clock.world_now();
-        let renew = self.call(member, move |node| async move { node.lease_keep_alive(LeaseId::new(lease)).await });
-        let renewed = renew.await.and_then(Result::ok).map(|answer| answer.body);
+        let renewed = match &self.library {
+            Some(library) => library.renew(member, lease, self.deadline).await,
+            None => {
+                let id = LeaseId::new(lease);
+                let renew = self.call(member, move |node| async move { node.lease_keep_alive(id).await });
+                renew.await.and_then(Result::ok).map(|answer| answer.body)
+            }
+        };
         if renewed != Some(0) {
             self.note_renewal(lease, renewed.unwrap_or(ttl_seconds), start, renewed.is_some());
         }

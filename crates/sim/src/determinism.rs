@@ -1,5 +1,6 @@
 //! The parts of the process that no [`Env`](quorate_node::env::Env) reaches: libc's `getrandom`, from which `HashMap`
-//! and tokio's scheduler draw their seeds, and the hash over everything that happened.
+//! and tokio's scheduler draw their seeds, libc's `clock_gettime`, which crates ask that know of no other clock, and the hash
+//! over everything that happened.
 //!
 //! One process runs one seed, so that nothing is left over from another.
 #![allow(unsafe_code)]
@@ -13,6 +14,14 @@ static STATE: AtomicU64 = AtomicU64::new(0);
 pub fn seed_process(seed: u64) {
     STATE.store(mix(seed) | 1, Ordering::SeqCst);
     quorate_node::env::seed_thread(Some(mix(seed ^ 0x6e6f_6465)));
+}
+
+/// The world's time in nanoseconds.
+static CLOCK: AtomicU64 = AtomicU64::new(0);
+
+/// From now on it is `now` for everybody who asks libc.
+pub fn set_clock(now: std::time::Duration) {
+    CLOCK.store(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX), Ordering::SeqCst);
 }
 
 /// SplitMix64's output function.
@@ -41,6 +50,29 @@ pub unsafe extern "C" fn getrandom(buffer: *mut u8, length: usize, flags: u32) -
     }
     STATE.store(state, Ordering::SeqCst);
     isize::try_from(length).unwrap_or(isize::MAX)
+}
+
+/// Seconds on the wall clock, and on all others, when the world begins.
+const WALL_BEGIN: i64 = 1_700_000_000;
+const UPTIME_BEGIN: i64 = 1_000_000;
+
+/// Stands before libc's function of this name in the whole process.
+///
+/// # Safety
+/// `out` must be writable, as for libc's.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn clock_gettime(clock: libc::clockid_t, out: *mut libc::timespec) -> libc::c_int {
+    if STATE.load(Ordering::SeqCst) == 0 {
+        // SAFETY: the caller's contract is that of the system call.
+        return unsafe { libc::syscall(libc::SYS_clock_gettime, clock, out) as libc::c_int };
+    }
+    let now = CLOCK.load(Ordering::SeqCst);
+    let is_wall = matches!(clock, libc::CLOCK_REALTIME | libc::CLOCK_REALTIME_COARSE);
+    let begin = if is_wall { WALL_BEGIN } else { UPTIME_BEGIN };
+    let now = libc::timespec { tv_sec: begin + (now / 1_000_000_000) as i64, tv_nsec: (now % 1_000_000_000) as i64 };
+    // SAFETY: `out` is writable.
+    unsafe { out.write(now) };
+    0
 }
 
 /// FNV-1a, 64 bits, over all that happened. Two runs of one seed must end with the same number.

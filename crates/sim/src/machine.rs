@@ -3,11 +3,14 @@
 //! A kill drops the runtime, and with it every task at whatever await point it is.
 
 use crate::clock::MachineClock;
+use crate::library::CLIENT_PORT;
 use crate::network::Network;
+use crate::plan::Mode;
 use parking_lot::Mutex;
 use quorate_node::env::{Accepted, BoxFuture, ByteStream, Env, Listener};
 use quorate_node::urls::host_port;
 use quorate_node::{Config, Node, Restore, Restored};
+use quorate_server::{Endpoint, Server, ServerConfig};
 use quorate_storage::engine::RedbEngine;
 use quorate_storage::{Engine, EngineConfig, EngineError, EngineKind};
 use quorate_wal::fault::FaultDisk;
@@ -20,7 +23,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::runtime::Runtime;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 /// Something that a client has a node do.
 pub type Job = Box<dyn FnOnce(Node) -> BoxFuture<()> + Send>;
@@ -34,6 +37,7 @@ pub struct Door {
 #[derive(Default)]
 struct DoorInner {
     jobs: Option<mpsc::UnboundedSender<Job>>,
+    stop: Option<oneshot::Sender<()>>,
     clock: Option<Arc<MachineClock>>,
     node: Option<Node>,
     /// Why the node did not start, or stopped by itself.
@@ -46,6 +50,11 @@ impl Door {
     /// Sends a job to the node. `false` if it is not there.
     pub fn send(&self, job: Job) -> bool {
         self.inner.lock().jobs.as_ref().is_some_and(|jobs| jobs.send(job).is_ok())
+    }
+
+    /// Asks the process to stop, as SIGTERM does. `false` if it does not run.
+    pub fn ask_to_stop(&self) -> bool {
+        self.inner.lock().stop.take().is_some_and(|stop| stop.send(()).is_ok())
     }
 
     /// The node, if it is up.
@@ -81,6 +90,7 @@ pub struct Machine {
     network: Network,
     doors: Doors,
     config: Config,
+    mode: Mode,
     boot: Option<Boot>,
     random_state: Arc<AtomicU64>,
     /// How far the wall clock is off, in milliseconds.
@@ -97,13 +107,14 @@ struct Boot {
 
 impl Machine {
     /// A machine that is off.
-    pub fn new(index: usize, network: Network, doors: Doors, config: Config, seed: u64) -> Machine {
+    pub fn new(index: usize, network: Network, doors: Doors, config: Config, mode: Mode, seed: u64) -> Machine {
         Machine {
             index,
             disk: FaultDisk::new(),
             network,
             doors,
             config,
+            mode,
             boot: None,
             random_state: Arc::new(AtomicU64::new(seed)),
             wall_clock_off_ms: Arc::default(),
@@ -143,7 +154,7 @@ impl Machine {
         let door = self.door();
         *door.inner.lock() = DoorInner { jobs: Some(jobs), clock: Some(clock.clone()), ..DoorInner::default() };
         let env = self.env(clock.clone());
-        runtime.spawn(run_node(self.config.clone(), env, door, queue));
+        runtime.spawn(run_process(self.config.clone(), self.mode, env, door, queue));
         self.boot = Some(Boot { runtime, clock });
         self.paused = None;
     }
@@ -254,15 +265,64 @@ pub fn paused_runtime() -> Runtime {
     runtime.expect("a current-thread runtime needs no more than memory")
 }
 
-/// The process: starts the node, then does what clients ask.
-async fn run_node(config: Config, env: Arc<SimEnv>, door: Arc<Door>, mut jobs: mpsc::UnboundedReceiver<Job>) {
-    let node = match Node::start_in(config, env).await {
-        Ok(node) => node,
+/// What runs in a process.
+enum Process {
+    Node(Node),
+    Server(Box<Server>),
+}
+
+impl Process {
+    async fn start(config: Config, mode: Mode, env: Arc<SimEnv>) -> Result<Process, String> {
+        match mode {
+            Mode::Fast => Node::start_in(config, env).await.map(Process::Node).map_err(|error| error.to_string()),
+            Mode::Full => {
+                let server = Server::start_in(front(config)?, env).await;
+                server.map(|server| Process::Server(Box::new(server))).map_err(|error| error.to_string())
+            }
+        }
+    }
+
+    fn node(&self) -> &Node {
+        match self {
+            Process::Node(node) => node,
+            Process::Server(server) => server.node(),
+        }
+    }
+
+    /// As SIGTERM does.
+    async fn stop(self) {
+        match self {
+            Process::Node(node) => node.shutdown().await,
+            Process::Server(server) => server.shutdown().await,
+        }
+    }
+}
+
+/// The front of a node, as its flags have it when none is given.
+fn front(node: Config) -> Result<ServerConfig, String> {
+    let config = ServerConfig::parse([], []).map_err(|error| error.to_string())?;
+    let listen = Endpoint::Tcp { host: node.name.clone(), port: CLIENT_PORT, tls: false };
+    Ok(ServerConfig { listen_client: vec![listen], node, ..config })
+}
+
+/// The process: starts the node, with its front or without, then does what clients ask.
+async fn run_process(
+    config: Config,
+    mode: Mode,
+    env: Arc<SimEnv>,
+    door: Arc<Door>,
+    mut jobs: mpsc::UnboundedReceiver<Job>,
+) {
+    let process = match Process::start(config, mode, env).await {
+        Ok(process) => process,
         Err(error) => {
-            door.inner.lock().failure = Some(error.to_string());
+            door.inner.lock().failure = Some(error);
             return;
         }
     };
+    let node = process.node().clone();
+    let (stop, mut stopped) = oneshot::channel();
+    door.inner.lock().stop = Some(stop);
     door.inner.lock().node = Some(node.clone());
     loop {
         tokio::select! {
@@ -270,6 +330,13 @@ async fn run_node(config: Config, env: Arc<SimEnv>, door: Arc<Door>, mut jobs: m
             error = node.stopped() => {
                 let mut inner = door.inner.lock();
                 inner.failure = Some(error.to_string());
+                inner.jobs = None;
+                return;
+            }
+            Ok(()) = &mut stopped => {
+                process.stop().await;
+                let mut inner = door.inner.lock();
+                inner.failure = Some("stopped, as it was asked to".into());
                 inner.jobs = None;
                 return;
             }

@@ -4,13 +4,34 @@ mod sabotage;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
-use quorate_sim::{Plan, Report, World, determinism};
+use quorate_sim::{Mode, Plan, Report, World, determinism};
 use std::process::{Command, ExitCode};
 use std::time::Instant;
+
+/// How clients reach the members.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum ModeName {
+    /// They call the nodes.
+    Fast,
+    /// The client library calls the members over gRPC.
+    Full,
+}
+
+impl From<ModeName> for Mode {
+    fn from(name: ModeName) -> Mode {
+        match name {
+            ModeName::Fast => Mode::Fast,
+            ModeName::Full => Mode::Full,
+        }
+    }
+}
 
 /// Runs seeded disasters against simulated clusters and judges what clients saw.
 #[derive(Parser)]
 struct Arguments {
+    /// How clients reach the members.
+    #[arg(long, value_enum, default_value = "fast")]
+    mode: ModeName,
     /// The first seed.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -73,7 +94,7 @@ fn here(arguments: &Arguments) -> Result<ExitCode> {
         let filter = tracing_subscriber::EnvFilter::from_default_env();
         tracing_subscriber::fmt().with_env_filter(filter).without_time().with_writer(std::io::stdout).init();
     }
-    let mut plan = Plan::new(arguments.seed);
+    let mut plan = Plan::new(arguments.seed, arguments.mode.into());
     let mut place = 0;
     plan.faults.retain(|_| {
         place += 1;
@@ -139,8 +160,10 @@ fn many(arguments: &Arguments) -> Result<ExitCode> {
                     match one(seed, arguments) {
                         Ok(seconds) => *simulated.lock().unwrap_or_else(|e| e.into_inner()) += seconds,
                         Err(error) => {
-                            let words =
-                                if arguments.shrink { shrink(seed, &bug_words(arguments)) } else { String::new() };
+                            let fixed = fixed_words(arguments);
+                            let kept =
+                                if arguments.shrink { shrink(seed, arguments.mode.into(), &fixed) } else { fixed };
+                            let words: String = kept.iter().map(|word| format!(" {word}")).collect();
                             println!("seed {seed}: {error:#}\nreplay: cargo xtask sim --seed {seed}{words} --verbose");
                             failed.lock().unwrap_or_else(|e| e.into_inner()).push(seed);
                         }
@@ -164,10 +187,10 @@ fn many(arguments: &Arguments) -> Result<ExitCode> {
 
 /// Runs a seed in a process of its own. Returns the seconds simulated.
 fn one(seed: u64, arguments: &Arguments) -> Result<f64> {
-    let bug = bug_words(arguments);
-    let first = run_process(seed, &bug)?;
+    let fixed = fixed_words(arguments);
+    let first = run_process(seed, &fixed)?;
     if arguments.twice {
-        let second = run_process(seed, &bug)?;
+        let second = run_process(seed, &fixed)?;
         if field(&first, "hash") != field(&second, "hash") {
             bail!("two runs differ:\n{first}\n{second}");
         }
@@ -175,23 +198,29 @@ fn one(seed: u64, arguments: &Arguments) -> Result<f64> {
     field(&first, "simulated").and_then(|text| text.parse().ok()).context("the run printed no report")
 }
 
-fn bug_words(arguments: &Arguments) -> Vec<String> {
-    arguments.bug.iter().flat_map(|bug| ["--bug".to_owned(), bug.clone()]).collect()
+/// What is the same for each run of a seed.
+fn fixed_words(arguments: &Arguments) -> Vec<String> {
+    let mode = match arguments.mode {
+        ModeName::Fast => None,
+        ModeName::Full => Some(["--mode".to_owned(), "full".to_owned()]),
+    };
+    let bug = arguments.bug.iter().map(|bug| ["--bug".to_owned(), bug.clone()]);
+    mode.into_iter().chain(bug).flatten().collect()
 }
 
 /// The arguments with which a seed that fails still fails, with as few faults and clients as this search finds.
-fn shrink(seed: u64, bug: &[String]) -> String {
+fn shrink(seed: u64, mode: Mode, fixed: &[String]) -> Vec<String> {
     let fails = |arguments: &[String]| run_process(seed, arguments).is_err();
-    let mut kept: Vec<String> = bug.to_vec();
+    let mut kept: Vec<String> = fixed.to_vec();
     for most in [0, 1, 2, 4] {
-        let mut fewer = bug.to_vec();
+        let mut fewer = fixed.to_vec();
         fewer.extend(["--clients-max".to_owned(), most.to_string()]);
         if fails(&fewer) {
             kept = fewer;
             break;
         }
     }
-    let faults = Plan::new(seed).faults.len();
+    let faults = Plan::new(seed, mode).faults.len();
     let with = |without: &[usize]| {
         let list: Vec<String> = without.iter().map(usize::to_string).collect();
         let mut all = kept.clone();
@@ -214,7 +243,7 @@ fn shrink(seed: u64, bug: &[String]) -> String {
         size /= 2;
     }
     without.sort_unstable();
-    with(&without).iter().map(|word| format!(" {word}")).collect()
+    with(&without)
 }
 
 fn run_process(seed: u64, arguments: &[String]) -> Result<String> {

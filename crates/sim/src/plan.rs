@@ -175,11 +175,22 @@ pub struct Load {
     pub deadline: Duration,
 }
 
+/// How clients reach the members.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// They call the nodes.
+    Fast,
+    /// The client library calls the members' fronts: gRPC on HTTP/2 over the simulated network.
+    Full,
+}
+
 /// Everything that one seed decides in advance.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// The seed.
     pub seed: u64,
+    /// How clients reach the members.
+    pub mode: Mode,
     /// Voting members.
     pub members: usize,
     /// Members beside them that do not vote: 0 or 1.
@@ -205,8 +216,15 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// What `seed` does.
-    pub fn new(seed: u64) -> Plan {
+    /// What `seed` does in `mode`.
+    pub fn new(seed: u64, mode: Mode) -> Plan {
+        match mode {
+            Mode::Fast => Plan::fast(seed),
+            Mode::Full => Plan::full(seed),
+        }
+    }
+
+    fn fast(seed: u64) -> Plan {
         let root = Random::new(seed);
         let mut random = root.fork("plan");
         let members = *random.pick(&[1, 3, 3, 3, 3, 5]);
@@ -244,6 +262,7 @@ impl Plan {
         faults.sort_by_key(|(at, _)| *at);
         Plan {
             seed,
+            mode: Mode::Fast,
             members,
             learners,
             length,
@@ -256,6 +275,34 @@ impl Plan {
             tick: random.millis(1, 4),
             rate_max: if drifts { RATE_MAX } else { 1.0 },
         }
+    }
+}
+
+impl Plan {
+    /// As in mode `fast`, and shorter, since each call costs more; with faults between clients and members of their own.
+    fn full(seed: u64) -> Plan {
+        let mut plan = Plan { mode: Mode::Full, ..Plan::fast(seed) };
+        let mut random = Random::new(seed).fork("full");
+        plan.length = plan.length.min(Duration::from_secs(random.between(8, 16)));
+        // Users of the front prove who they are, which the load of mode `fast` does not.
+        plan.load.auth = false;
+        let clients = plan.members + plan.learners;
+        if random.chance(700) {
+            for _ in 0..random.between(1, 12) {
+                let one = random.below(clients as u64) as usize;
+                let at = random.millis(500, plan.length.as_millis() as u64);
+                let fault = match random.below(3) {
+                    0 => {
+                        let length = random.millis(500, 5000);
+                        Fault::Slow { one, other: clients, delay_ms: random.between(20, 800), length }
+                    }
+                    _ => Fault::Reset { one, other: clients },
+                };
+                plan.faults.push((at, fault));
+            }
+            plan.faults.sort_by_key(|(at, _)| *at);
+        }
+        plan
     }
 }
 

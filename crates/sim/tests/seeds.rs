@@ -3,8 +3,9 @@
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Fresh seeds in a test run. `QUORATE_SIM_SEEDS` asks for more.
+/// Fresh seeds in a test run, of mode `fast` and of mode `full`. `QUORATE_SIM_SEEDS` asks for more.
 const FRESH: u64 = 3;
+const FRESH_FULL: u64 = 2;
 
 fn run(arguments: &[String]) {
     let output = Command::new(env!("CARGO_BIN_EXE_quorate-sim")).args(arguments).output().unwrap();
@@ -25,8 +26,18 @@ fn seeds_that_once_found_something_find_nothing_any_more() {
 
 #[test]
 fn fresh_seeds_find_nothing_and_are_the_same_twice() {
-    let fresh = std::env::var("QUORATE_SIM_SEEDS").ok().and_then(|count| count.parse().ok()).unwrap_or(FRESH);
+    run_fresh("fast", FRESH);
+}
+
+#[test]
+fn fresh_seeds_over_grpc_find_nothing_and_are_the_same_twice() {
+    run_fresh("full", FRESH_FULL);
+}
+
+fn run_fresh(mode: &str, count: u64) {
+    let asked = std::env::var("QUORATE_SIM_SEEDS").ok().and_then(|count| count.parse().ok());
     // By the day, so that the days add up, and a failure can be repeated as long as its report is there.
     let day = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() / 86_400;
-    run(&["--seed".into(), (day * 1000).to_string(), "--seeds".into(), fresh.to_string(), "--twice".into()]);
+    let (seed, seeds) = ((day * 1000).to_string(), asked.unwrap_or(count).to_string());
+    run(&["--mode", mode, "--seed", &seed, "--seeds", &seeds, "--twice"].map(str::to_owned));
 }

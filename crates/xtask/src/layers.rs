@@ -35,6 +35,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "quorate-proto",
             "quorate-sabotage",
             "quorate-checker",
+            "quorate-server",
+            "quorate-client",
         ],
     ),
     ("xtask", &[]),

@@ -3,7 +3,9 @@
 use super::Worker;
 use crate::client::{Rpc, event, range_of, seen};
 use crate::history::Watched;
+use crate::library::{self, Library, watching};
 use parking_lot::Mutex;
+use quorate_client::{Batch, Error, WatchOptions};
 use quorate_core::Revision;
 use quorate_node::{WatchControl, WatchCreate, WatchMessage, WatchStream};
 use std::sync::Arc;
@@ -31,6 +33,9 @@ impl Worker {
 
     /// Watches `watched`'s span over all disconnections until the end.
     pub async fn watch(mut self, watched: Arc<Mutex<Watched>>, slow: bool) {
+        if let Some(library) = self.rpc.library.clone() {
+            return self.follow(&library, &watched, slow).await;
+        }
         let mut member = self.any_machine();
         let mut next = watched.lock().from;
         while !self.stop.is_set() {
@@ -60,6 +65,61 @@ impl Worker {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
             member = self.any_machine();
+        }
+    }
+
+    /// The same with the client library, which takes care of disconnections by itself.
+    async fn follow(mut self, library: &Library, watched: &Mutex<Watched>, slow: bool) {
+        let mut next = watched.lock().from;
+        while !self.stop.is_set() {
+            let prev_kv = self.random.chance(300);
+            let options = {
+                let watched = watched.lock();
+                let mut options = watching(&watched.span).start_revision(next);
+                for (wanted, with) in [
+                    (prev_kv, WatchOptions::prev_kv as fn(WatchOptions) -> WatchOptions),
+                    (watched.no_put, WatchOptions::no_puts),
+                    (watched.no_delete, WatchOptions::no_deletes),
+                    (self.random.chance(500), WatchOptions::progress_notify),
+                ] {
+                    options = if wanted { with(options) } else { options };
+                }
+                options
+            };
+            let from = watched.lock().span.from.clone();
+            let Ok(mut watch) = library.all().watch(from, options).await else {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            };
+            if next == 0 {
+                // From now on: the first event to come is the one after.
+                next = watch.created_revision() + 1;
+                let mut watched = watched.lock();
+                (watched.from, watched.complete_to) = (next, next - 1);
+            }
+            while !self.stop.is_set() {
+                // Nothing but the end of the run ends the silence of a watch that the library keeps up.
+                match tokio::time::timeout(WATCH_PATIENCE, watch.next()).await {
+                    Err(_) => continue,
+                    Ok(None) => break,
+                    Ok(Some(batch)) => {
+                        if !note_batch(&self.rpc, watched, &mut next, batch, prev_kv) {
+                            break;
+                        }
+                    }
+                }
+                if slow {
+                    let longest = if self.random.chance(50) { 2800 } else { 300 };
+                    let pause = self.random.millis(0, longest);
+                    tokio::time::sleep(pause).await;
+                }
+                if self.random.chance(50) {
+                    library.all().request_watch_progress().await;
+                }
+                if self.random.chance(10) {
+                    break;
+                }
+            }
         }
     }
 
@@ -114,6 +174,44 @@ async fn forward(
         tokio::time::sleep(wait.unwrap_or_default() / WATCH_WINDOW as u32).await;
         if sender.send(message).await.is_err() {
             return;
+        }
+    }
+}
+
+/// Notes what the library hands out. `false`: the watch has ended.
+fn note_batch(rpc: &Rpc, watched: &Mutex<Watched>, next: &mut i64, batch: Result<Batch, Error>, prev_kv: bool) -> bool {
+    let mut watched = watched.lock();
+    let now = rpc.clock.world_now();
+    match batch {
+        Ok(batch) => {
+            for found in &batch.events {
+                let event = library::event(found);
+                if event.revision() < *next {
+                    watched.violations.push(format!("{event:?} came, but everything before {next} had come already"));
+                }
+                let before = found.prev_kv.as_ref().map(library::seen);
+                if prev_kv {
+                    watched.before.push((event.key().to_owned(), event.revision(), before));
+                } else if before.is_some() {
+                    watched.violations.push(format!("{event:?} came with {before:?}, for which nobody asked"));
+                }
+                watched.events.push((now, event));
+            }
+            watched.complete_to = watched.complete_to.max(batch.revision);
+            *next = (*next).max(batch.revision + 1);
+            true
+        }
+        Err(Error::WatchCompacted { compact_revision }) => {
+            if compact_revision < *next {
+                watched.violations.push(format!("ended at compaction {compact_revision}, but {next} is readable"));
+            }
+            watched.gaps.push((*next, compact_revision - 1));
+            *next = (*next).max(compact_revision);
+            false
+        }
+        Err(error) => {
+            watched.violations.push(format!("a watch ended: {error}"));
+            false
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{Later, World, peer_url};
 use crate::oracle::Rule;
-use crate::plan::Fault;
+use crate::plan::{Fault, Mode};
 use crate::replacement::{Next, Replacement, Stage};
 use quorate_core::MemberId;
 use quorate_node::{InitialClusterState, Node};
@@ -75,10 +75,13 @@ impl World {
             return;
         }
         self.known[machine].may_die += 1;
-        self.ask(machine, |node| async move {
-            node.shutdown().await;
-            true
-        });
+        match self.plan.mode {
+            Mode::Fast => self.ask(machine, |node| async move {
+                node.shutdown().await;
+                true
+            }),
+            Mode::Full => drop(self.doors[machine].ask_to_stop()),
+        }
         self.later.push((self.now + Duration::from_secs(2), Later::Start(machine)));
     }
 

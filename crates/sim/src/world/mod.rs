@@ -6,11 +6,13 @@ mod restored;
 
 use crate::client::Rpc;
 use crate::clock::MachineClock;
+use crate::determinism;
 use crate::history::{History, SharedHistory, Span, Watched};
+use crate::library::{Habits, Library};
 use crate::machine::{Door, Doors, Machine, paused_runtime};
 use crate::network::Network;
 use crate::oracle::Rule;
-use crate::plan::Plan;
+use crate::plan::{Mode, Plan};
 use crate::random::Random;
 use crate::replacement::{Answer, Replacement};
 use crate::workers::{Backup, Stop, Worker};
@@ -120,7 +122,7 @@ impl World {
         let doors: Doors = Arc::new((0..count).map(|_| Arc::new(Door::default())).collect());
         let machine = |index| {
             let mut seed = root.fork(&format!("machine {index}"));
-            Machine::new(index, network.clone(), doors.clone(), config(&plan, index), seed.number())
+            Machine::new(index, network.clone(), doors.clone(), config(&plan, index), plan.mode, seed.number())
         };
         let machines = (0..count).map(machine).collect();
         let recorder = Watched { name: "recorder".into(), span: Span::all(), from: 1, ..Watched::default() };
@@ -222,12 +224,15 @@ impl World {
             history: self.history.clone(),
             me: self.machines.len(),
             deadline: self.plan.load.deadline,
+            library: None,
         }
     }
 
     fn worker(&mut self, number: usize) -> Worker {
+        let mut rpc = self.rpc();
+        rpc.library = self.library(&rpc, number);
         Worker {
-            rpc: self.rpc(),
+            rpc,
             number,
             members: self.plan.members,
             machines: self.machines.len(),
@@ -235,6 +240,22 @@ impl World {
             random: Random::new(self.plan.seed).fork(&format!("worker {number}")),
             stop: self.stop.clone(),
         }
+    }
+
+    /// The client library of a worker, in mode `full`.
+    fn library(&mut self, rpc: &Rpc, number: usize) -> Option<Library> {
+        if self.plan.mode == Mode::Fast {
+            return None;
+        }
+        let mut random = Random::new(self.plan.seed).fork(&format!("library {number}"));
+        let habits = Habits {
+            chooses: random.chance(300),
+            connect_timeout: random.millis(300, 2500),
+            ping_interval: random.millis(5000, 10_000),
+            watch_buffer: *random.pick(&[1, 4, 64]),
+        };
+        let _within = self.clients.enter();
+        Library::new(rpc, &habits).map_err(|error| self.violation(Rule::Process, format!("no client: {error}"))).ok()
     }
 
     fn start_load(&mut self) {
@@ -315,6 +336,7 @@ impl World {
 
     /// Everything for one tick.
     fn tick(&mut self) {
+        determinism::set_clock(self.now);
         let due: Vec<Later> = {
             let now = self.now;
             let (due, rest) = std::mem::take(&mut self.later).into_iter().partition(|(at, _)| *at <= now);

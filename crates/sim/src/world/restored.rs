@@ -26,7 +26,8 @@ pub fn check(copy: &[u8], plan: &Plan, ledger: &Ledger) -> Result<(), String> {
     let network = Network::new(1, &plan.link, root.fork("network"));
     let doors: Doors = Arc::new(vec![Arc::new(Door::default())]);
     let alone = Plan { members: 1, learners: 0, ..plan.clone() };
-    let mut machine = Machine::new(0, network, doors.clone(), config(&alone, 0), root.fork("machine").number());
+    let mut machine =
+        Machine::new(0, network, doors.clone(), config(&alone, 0), alone.mode, root.fork("machine").number());
     let restored = machine.restore(copy).map_err(|text| format!("the copy cannot be restored: {text}"))?;
     machine.start(Duration::ZERO);
     let (mut now, revision) = (Duration::ZERO, restored.revision.get());

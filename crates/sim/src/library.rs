@@ -1,0 +1,295 @@
+//! Calls through the client library and the front of the members, over the simulated network: mode `full`.
+//!
+//! What the library says of a failure is taken at its word, and judged: what it calls without effect must not happen, and
+//! what it calls unknown may happen once.
+
+use crate::client::Rpc;
+use crate::history::{Condition, Field, Op, Outcome, Seen, Span, Step, StepAnswer, Transaction};
+use bytes::Bytes;
+use hyper_util::rt::TokioIo;
+use quorate_client::{
+    Client, Compare, ConnectOptions, DeleteOptions, Error, Event, EventKind, GetOptions, GetResponse, Is, KeyValue,
+    Op as ClientOp, OpResponse, PutOptions, Txn, TxnResponse, WatchOptions,
+};
+use quorate_node::env::{BoxFuture, ByteStream};
+use quorate_proto::etcdserverpb::{
+    CompactionRequest, LeaseGrantRequest, LeaseKeepAliveRequest, LeaseRevokeRequest, ResponseHeader,
+};
+use std::io;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+/// Where members listen for clients.
+pub const CLIENT_PORT: u16 = 2379;
+
+/// How a worker reaches the members.
+#[derive(Clone, Debug)]
+pub struct Library {
+    /// Balances over all of them.
+    all: Client,
+    /// Those of each, if the worker chooses for itself.
+    each: Vec<Client>,
+}
+
+/// What differs between clients.
+#[derive(Clone, Debug)]
+pub struct Habits {
+    /// Chooses the member itself.
+    pub chooses: bool,
+    /// How long a connection may take.
+    pub connect_timeout: Duration,
+    /// Interval of pings on connections.
+    pub ping_interval: Duration,
+    /// Batches that wait in a watch.
+    pub watch_buffer: usize,
+}
+
+impl Library {
+    /// A client of its own, with connections of its own. Within the clients' runtime.
+    ///
+    /// # Errors
+    /// What the library says.
+    pub fn new(rpc: &Rpc, habits: &Habits) -> Result<Library, Error> {
+        let urls: Vec<String> = (0..rpc.me).map(|member| format!("http://m{member}:{CLIENT_PORT}")).collect();
+        let dial = Dial(rpc.clone());
+        let options = ConnectOptions::new()
+            .timeout(rpc.deadline)
+            .connect_timeout(habits.connect_timeout)
+            .ping(habits.ping_interval, Duration::from_secs(3))
+            .watch_buffer(habits.watch_buffer)
+            .connector(move |endpoint| Ok(endpoint.connect_with_connector_lazy(dial.clone())));
+        // Without a user there is nothing to wait for.
+        let connect = futures::FutureExt::now_or_never(Client::connect(&urls, options));
+        let all = connect.unwrap_or_else(|| Err(Error::InvalidArgument("connecting waits".into())))?;
+        let chosen = urls.iter().filter(|_| habits.chooses);
+        let each = chosen.map(|url| all.at(url)).collect::<Result<_, _>>()?;
+        Ok(Library { all, each })
+    }
+
+    fn client(&self, member: usize) -> &Client {
+        self.each.get(member).unwrap_or(&self.all)
+    }
+
+    /// Has the cluster, or `member` of it, carry out a call.
+    pub async fn perform(&self, member: usize, op: &Op) -> Outcome {
+        let reads = matches!(op, Op::Get { .. } | Op::Page { .. });
+        match perform(self.client(member), op).await {
+            Ok(outcome) => outcome,
+            Err(Error::UnknownOutcome { .. }) => Outcome::Unknown,
+            Err(Error::Unavailable { .. }) if reads => Outcome::Unknown,
+            Err(error) => Outcome::Refused(error.to_string()),
+        }
+    }
+
+    /// Grants a lease of this id. Returns its TTL, if it was granted.
+    pub async fn grant(&self, member: usize, lease: i64, ttl_seconds: i64) -> Option<i64> {
+        let request = LeaseGrantRequest { id: lease, ttl: ttl_seconds };
+        let granted = self.client(member).lease().lease_grant(request).await.ok()?;
+        Some(granted.ttl)
+    }
+
+    /// Renews a lease over a stream of one request. Returns its TTL, 0 if it is gone; `None` without an answer.
+    pub async fn renew(&self, member: usize, lease: i64, patience: Duration) -> Option<i64> {
+        let requests = tokio_stream::once(LeaseKeepAliveRequest { id: lease });
+        let exchange = async {
+            let mut answers = self.client(member).lease().lease_keep_alive(requests).await.ok()?;
+            answers.message().await.ok().flatten()
+        };
+        Some(tokio::time::timeout(patience, exchange).await.ok().flatten()?.ttl)
+    }
+
+    /// The client that balances.
+    pub fn all(&self) -> &Client {
+        &self.all
+    }
+}
+
+async fn perform(client: &Client, op: &Op) -> Result<Outcome, Error> {
+    Ok(match op {
+        Op::Put { key, value, lease } => {
+            let put = client.put(key.as_str(), value.as_str(), PutOptions::new().lease(*lease)).await?;
+            done(put.revision, 0)
+        }
+        Op::Delete { span } => {
+            let deleted = client.delete(span.from.as_str(), deletion(span)).await?;
+            done(deleted.revision, deleted.deleted)
+        }
+        Op::Get { span, serializable, revision } => {
+            let options = reading(span).revision(*revision);
+            let options = if *serializable { options.serializable() } else { options };
+            read(client.get(span.from.as_str(), options).await?)
+        }
+        Op::Swap { parts } => {
+            let answer = client.txn(swap(parts)).await?;
+            if answer.succeeded { done(answer.revision, 0) } else { first_read(answer) }
+        }
+        Op::Revoke { lease } => {
+            let revoked = client.lease().lease_revoke(LeaseRevokeRequest { id: *lease }).await?;
+            done(revision_of(revoked.header), 0)
+        }
+        Op::Txn(transaction) => {
+            let answer = client.txn(txn(transaction)).await?;
+            Outcome::Txn {
+                revision: answer.revision,
+                succeeded: answer.succeeded,
+                answers: answer.responses.iter().map(step_answer).collect(),
+            }
+        }
+        Op::Page { span, limit, revision, count_only } => {
+            let options = reading(span).limit(*limit).revision(*revision);
+            let options = if *count_only { options.count_only() } else { options };
+            let page = client.get(span.from.as_str(), options).await?;
+            Outcome::Page {
+                revision: page.revision,
+                kvs: page.kvs.iter().map(seen).collect(),
+                more: page.more,
+                count: page.count,
+            }
+        }
+        // Some wait until it is gone from the disk, too.
+        Op::Compact { revision } => {
+            let request = CompactionRequest { revision: *revision, physical: revision % 2 == 0 };
+            done(revision_of(client.kv().compact(request).await?.header), 0)
+        }
+    })
+}
+
+fn done(revision: i64, deleted: i64) -> Outcome {
+    Outcome::Done { revision, deleted }
+}
+
+fn revision_of(header: Option<ResponseHeader>) -> i64 {
+    header.map_or(0, |header| header.revision)
+}
+
+fn read(answer: GetResponse) -> Outcome {
+    Outcome::Read { revision: answer.revision, kvs: answer.kvs.iter().map(seen).collect() }
+}
+
+/// Of a swap whose condition did not hold.
+fn first_read(answer: TxnResponse) -> Outcome {
+    let read = answer.responses.iter().find_map(|response| match response {
+        OpResponse::Get(read) => Some(read.kvs.iter().map(seen).collect()),
+        OpResponse::Put(_) | OpResponse::Delete(_) | OpResponse::Txn(_) => None,
+    });
+    Outcome::Read { revision: answer.revision, kvs: read.unwrap_or_default() }
+}
+
+fn reading(span: &Span) -> GetOptions {
+    match &span.until {
+        Some(until) => GetOptions::new().range_end(until.as_str()),
+        None => GetOptions::new(),
+    }
+}
+
+fn deletion(span: &Span) -> DeleteOptions {
+    match &span.until {
+        Some(until) => DeleteOptions::new().range_end(until.as_str()),
+        None => DeleteOptions::new(),
+    }
+}
+
+/// A watch of a span.
+pub fn watching(span: &Span) -> WatchOptions {
+    match &span.until {
+        Some(until) => WatchOptions::new().range_end(until.as_str()),
+        None => WatchOptions::new(),
+    }
+}
+
+fn swap(parts: &[(String, i64, String)]) -> Txn {
+    let first = parts.first().map_or("", |(key, _, _)| key);
+    Txn::new()
+        .when(parts.iter().map(|(key, expected, _)| Compare::mod_revision(key.as_str(), Is::Equal, *expected)))
+        .then(parts.iter().map(|(key, _, value)| ClientOp::put(key.as_str(), value.as_str(), None)))
+        .or_else([ClientOp::get(first, None)])
+}
+
+fn txn(transaction: &Transaction) -> Txn {
+    Txn::new()
+        .when(transaction.conditions.iter().map(compare))
+        .then(transaction.success.iter().map(operation))
+        .or_else(transaction.failure.iter().map(operation))
+}
+
+fn compare(condition: &Condition) -> Compare {
+    let key = condition.key.as_str();
+    match &condition.field {
+        Field::Value(value) => Compare::value(key, Is::Equal, value.as_str()),
+        Field::Version(version) => Compare::version(key, Is::Equal, *version),
+        Field::Create(revision) => Compare::create_revision(key, Is::Equal, *revision),
+        Field::Mod(revision) => Compare::mod_revision(key, Is::Equal, *revision),
+        Field::Lease(lease) => Compare::lease(key, Is::Equal, *lease),
+    }
+}
+
+fn operation(step: &Step) -> ClientOp {
+    match step {
+        Step::Put { key, value, lease } => {
+            let options = PutOptions::new().prev_kv();
+            let options = lease.map_or(options.clone().keep_lease(), |lease| options.lease(lease));
+            let options = if value.is_none() { options.keep_value() } else { options };
+            ClientOp::put(key.as_str(), value.clone().unwrap_or_default(), options)
+        }
+        Step::Delete(span) => ClientOp::delete(span.from.as_str(), deletion(span).prev_kv()),
+        Step::Get(span) => ClientOp::get(span.from.as_str(), reading(span)),
+        Step::Nested(transaction) => ClientOp::txn(txn(transaction)),
+    }
+}
+
+fn step_answer(answer: &OpResponse) -> StepAnswer {
+    match answer {
+        OpResponse::Put(put) => StepAnswer::Put(put.prev_kv.as_ref().map(seen)),
+        OpResponse::Delete(deleted) => StepAnswer::Deleted(deleted.prev_kvs.iter().map(seen).collect()),
+        OpResponse::Get(read) => StepAnswer::Got(read.kvs.iter().map(seen).collect()),
+        OpResponse::Txn(txn) => StepAnswer::Nested(txn.succeeded, txn.responses.iter().map(step_answer).collect()),
+    }
+}
+
+fn text(bytes: &Bytes) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// What a key held.
+pub fn seen(kv: &KeyValue) -> Seen {
+    Seen {
+        key: text(&kv.key),
+        value: text(&kv.value),
+        create_revision: kv.create_revision,
+        mod_revision: kv.mod_revision,
+        version: kv.version,
+        lease: kv.lease,
+    }
+}
+
+/// A change, as a watcher sees it.
+pub fn event(event: &Event) -> crate::history::Event {
+    match event.kind {
+        EventKind::Put => crate::history::Event::Put(seen(&event.kv)),
+        EventKind::Delete => {
+            crate::history::Event::Delete { key: text(&event.kv.key), revision: event.kv.mod_revision }
+        }
+    }
+}
+
+/// Dials over the simulated network.
+#[derive(Clone)]
+struct Dial(Rpc);
+
+impl tower_service::Service<http::Uri> for Dial {
+    type Response = TokioIo<Box<dyn ByteStream>>;
+    type Error = io::Error;
+    type Future = BoxFuture<io::Result<Self::Response>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: http::Uri) -> Self::Future {
+        let Rpc { doors, network, clock, me, .. } = self.0.clone();
+        Box::pin(async move {
+            let address = uri.authority().map(ToString::to_string).unwrap_or_default();
+            network.connect(me, clock, move |machine: usize| doors[machine].clock(), address).await.map(TokioIo::new)
+        })
+    }
+}
