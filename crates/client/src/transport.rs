@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prost::Message;
+use quorate_sabotage::sabotage;
 use tokio::time::{Instant, sleep, timeout_at};
 use tonic::client::Grpc;
 use tonic::codegen::tokio_stream::Stream;
@@ -348,10 +349,13 @@ impl<'a> Attempts<'a> {
             (_, Verdict::NotTaken) => true,
             (Effect::Read, Verdict::Unknown) if is_worth_reading_elsewhere(&status) => true,
             (Effect::Read, Verdict::Unknown) => return Some(Err(Error::rejected(&status))),
-            (Effect::Write, Verdict::Unknown) => false,
+            (Effect::Write, Verdict::Unknown) => sabotage!(ClientResendsUnknown),
         };
         endpoint.failed();
         tracing::debug!(endpoint = endpoint.url, path = self.method.path, %status, ?verdict, "attempt failed");
+        if !goes_on && sabotage!(ClientUnknownIsNothing) {
+            return Some(Err(Error::unavailable(&status)));
+        }
         if !goes_on {
             return Some(Err(Error::unknown_outcome(&status)));
         }

@@ -118,6 +118,13 @@ bugs! {
     AuthRevokeIgnored, "auth", "a permission that is taken away stays";
     ReplicaDiffers, "hash", "one member stores another value than the others";
     HashTooShort, "hash", "the hash does not cover the newest revision";
+    FrontReadsSerializable, "front", "a linearizable read is answered as a serializable one";
+    FrontTimeoutIsRefusal, "front", "a write whose outcome is not known is answered as one that was refused";
+    FrontLimitDropsMore, "front", "the answer to a read does not say that its limit left keys out";
+    ClientResendsUnknown, "client", "a write whose outcome is not known is sent again";
+    ClientUnknownIsNothing, "client", "a write whose outcome is not known is said to have had no effect";
+    ClientWatchResumesLate, "client", "a watch that is resumed begins one revision too late";
+    ClientWatchRepeats, "client", "a watch that is resumed hands out its last revision again";
 }
 
 /// A path that the code takes seldom, and may take at any time.

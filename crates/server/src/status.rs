@@ -4,11 +4,17 @@
 use crate::limits::Limit;
 use quorate_core::Rejection;
 use quorate_node::Error;
+use quorate_sabotage::sabotage;
 use tonic::{Code, Status};
 
 /// The answer to a request that failed.
 pub fn status(error: &Error) -> Status {
     let code = match error {
+        Error::Timeout | Error::TimeoutLeaderFailure | Error::TimeoutConnectionLost
+            if sabotage!(FrontTimeoutIsRefusal) =>
+        {
+            Code::FailedPrecondition
+        }
         Error::Rejected(rejection) => return rejected(*rejection),
         Error::NoLeader
         | Error::LeaderChanged

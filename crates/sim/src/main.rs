@@ -17,11 +17,13 @@ enum ModeName {
     Full,
 }
 
-impl From<ModeName> for Mode {
-    fn from(name: ModeName) -> Mode {
-        match name {
-            ModeName::Fast => Mode::Fast,
-            ModeName::Full => Mode::Full,
+impl Arguments {
+    fn mode(&self) -> Mode {
+        match self.mode {
+            Some(ModeName::Fast) => Mode::Fast,
+            Some(ModeName::Full) => Mode::Full,
+            None if self.bug.as_deref().is_some_and(sabotage::needs_full) => Mode::Full,
+            None => Mode::Fast,
         }
     }
 }
@@ -29,9 +31,9 @@ impl From<ModeName> for Mode {
 /// Runs seeded disasters against simulated clusters and judges what clients saw.
 #[derive(Parser)]
 struct Arguments {
-    /// How clients reach the members.
-    #[arg(long, value_enum, default_value = "fast")]
-    mode: ModeName,
+    /// How clients reach the members. `fast`, unless a deliberate bug is where only `full` comes.
+    #[arg(long, value_enum)]
+    mode: Option<ModeName>,
     /// The first seed.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -94,7 +96,7 @@ fn here(arguments: &Arguments) -> Result<ExitCode> {
         let filter = tracing_subscriber::EnvFilter::from_default_env();
         tracing_subscriber::fmt().with_env_filter(filter).without_time().with_writer(std::io::stdout).init();
     }
-    let mut plan = Plan::new(arguments.seed, arguments.mode.into());
+    let mut plan = Plan::new(arguments.seed, arguments.mode());
     let mut place = 0;
     plan.faults.retain(|_| {
         place += 1;
@@ -161,8 +163,7 @@ fn many(arguments: &Arguments) -> Result<ExitCode> {
                         Ok(seconds) => *simulated.lock().unwrap_or_else(|e| e.into_inner()) += seconds,
                         Err(error) => {
                             let fixed = fixed_words(arguments);
-                            let kept =
-                                if arguments.shrink { shrink(seed, arguments.mode.into(), &fixed) } else { fixed };
+                            let kept = if arguments.shrink { shrink(seed, arguments.mode(), &fixed) } else { fixed };
                             let words: String = kept.iter().map(|word| format!(" {word}")).collect();
                             println!("seed {seed}: {error:#}\nreplay: cargo xtask sim --seed {seed}{words} --verbose");
                             failed.lock().unwrap_or_else(|e| e.into_inner()).push(seed);
@@ -200,9 +201,9 @@ fn one(seed: u64, arguments: &Arguments) -> Result<f64> {
 
 /// What is the same for each run of a seed.
 fn fixed_words(arguments: &Arguments) -> Vec<String> {
-    let mode = match arguments.mode {
-        ModeName::Fast => None,
-        ModeName::Full => Some(["--mode".to_owned(), "full".to_owned()]),
+    let mode = match arguments.mode() {
+        Mode::Fast => None,
+        Mode::Full => Some(["--mode".to_owned(), "full".to_owned()]),
     };
     let bug = arguments.bug.iter().map(|bug| ["--bug".to_owned(), bug.clone()]);
     mode.into_iter().chain(bug).flatten().collect()

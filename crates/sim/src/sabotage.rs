@@ -15,6 +15,18 @@ pub fn arm(seed: u64, bug: Option<&str>) -> Result<()> {
     Ok(())
 }
 
+/// Whether only mode `full` runs the code that has this bug.
+#[cfg(feature = "sabotage")]
+pub fn needs_full(bug: &str) -> bool {
+    quorate_sabotage::Bug::by_name(bug).is_some_and(|bug| matches!(bug.area(), "front" | "client"))
+}
+
+/// Without the feature there is none.
+#[cfg(not(feature = "sabotage"))]
+pub fn needs_full(_bug: &str) -> bool {
+    false
+}
+
 /// Prints the bugs: name, part of the system, what is wrong, with tabs between.
 #[cfg(feature = "sabotage")]
 pub fn list() {

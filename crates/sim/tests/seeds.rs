@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Fresh seeds in a test run, of mode `fast` and of mode `full`. `QUORATE_SIM_SEEDS` asks for more.
 const FRESH: u64 = 3;
-const FRESH_FULL: u64 = 2;
+const FRESH_FULL: u64 = 1;
 
 fn run(arguments: &[String]) {
     let output = Command::new(env!("CARGO_BIN_EXE_quorate-sim")).args(arguments).output().unwrap();

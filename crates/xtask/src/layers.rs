@@ -22,8 +22,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "quorate-node",
         &["quorate-storage", "quorate-wal", "quorate-core", "quorate-proto", "quorate-tls", "quorate-sabotage"],
     ),
-    ("quorate-server", &["quorate-node", "quorate-proto", "quorate-core", "quorate-tls"]),
-    ("quorate-client", &["quorate-proto", "quorate-tls"]),
+    ("quorate-server", &["quorate-node", "quorate-proto", "quorate-core", "quorate-tls", "quorate-sabotage"]),
+    ("quorate-client", &["quorate-proto", "quorate-tls", "quorate-sabotage"]),
     ("quorate", &["quorate-server", "quorate-client", "quorate-proto", "quorate-core"]),
     (
         "quorate-sim",

@@ -4,6 +4,7 @@
 //! history is begun anew, even if it breaks off within a revision.
 
 use quorate_proto::mvccpb::Event;
+use quorate_sabotage::sabotage;
 
 /// Position before the next event.
 ///
@@ -37,6 +38,12 @@ impl Cursor {
     /// The history is begun anew from [`start_revision`](Self::start_revision).
     pub(crate) fn restart(&mut self) {
         self.repeats = self.done;
+        if sabotage!(ClientWatchRepeats) && self.next_revision > 1 {
+            *self = Cursor::new(self.next_revision - 1);
+        }
+        if sabotage!(ClientWatchResumesLate) && self.next_revision > 0 {
+            self.next_revision += 1;
+        }
     }
 
     /// The server confirmed the watch at a revision of the store.

@@ -7,13 +7,21 @@ use crate::grpc::{Body, Session};
 use crate::status::{rejected, status};
 use quorate_core::{Op, Revision, Txn, check_delete, check_put, check_txn};
 use quorate_proto::etcdserverpb as pb;
+use quorate_sabotage::sabotage;
 use tonic::Status;
 
 /// Reads a range.
 pub async fn range(client: &Client, request: pb::RangeRequest) -> Result<pb::RangeResponse, Status> {
-    let request = convert::range_request(request)?;
+    let mut request = convert::range_request(request)?;
+    if sabotage!(FrontReadsSerializable) {
+        request.serializable = true;
+    }
     let answer = client.node.range(request).await.map_err(|error| status(&error))?;
-    Ok(convert::range_response(convert::header(answer.header), answer.body))
+    let mut response = convert::range_response(convert::header(answer.header), answer.body);
+    if sabotage!(FrontLimitDropsMore) {
+        response.more = false;
+    }
+    Ok(response)
 }
 
 /// Reads a range as a stream of chunks.
