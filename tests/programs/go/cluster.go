@@ -24,6 +24,7 @@ import (
 	"go.etcd.io/etcd/clientv3"
 	"go.etcd.io/etcd/etcdserver/api/v3election/v3electionpb"
 	"go.etcd.io/etcd/etcdserver/api/v3lock/v3lockpb"
+	"go.etcd.io/etcd/etcdserver/api/v3rpc"
 	pb "go.etcd.io/etcd/etcdserver/etcdserverpb"
 	"go.etcd.io/etcd/pkg/transport"
 	"go.etcd.io/etcd/pkg/types"
@@ -209,7 +210,12 @@ func (m *member) launch() error {
 	flag("grpc-keepalive-min-time", m.cfg.GRPCKeepAliveMinTime != 0, m.cfg.GRPCKeepAliveMinTime)
 	flag("grpc-keepalive-interval", m.cfg.GRPCKeepAliveInterval != 0, m.cfg.GRPCKeepAliveInterval)
 	flag("grpc-keepalive-timeout", m.cfg.GRPCKeepAliveTimeout != 0, m.cfg.GRPCKeepAliveTimeout)
-	flag("experimental-watch-progress-notify-interval", m.cfg.WatchProgressNotifyInterval != 0, m.cfg.WatchProgressNotifyInterval)
+	// Tests set the interval in the configuration, or a variable of etcd's.
+	interval := m.cfg.WatchProgressNotifyInterval
+	if interval == 0 {
+		interval = v3rpc.GetProgressReportInterval()
+	}
+	flag("experimental-watch-progress-notify-interval", true, interval)
 	command := strings.Fields(os.Getenv("SERVER"))
 	m.process = exec.Command(command[0], append(command[1:], args...)...)
 	m.process.Stdout, m.process.Stderr = m.log, m.log
