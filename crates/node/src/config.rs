@@ -84,6 +84,10 @@ pub struct Config {
     pub request_bytes_max: usize,
     /// Most bytes of proposals under way at once; beyond it: "too many requests".
     pub inflight_bytes_max: usize,
+    /// Most commands of clients that wait to be taken up, and as many reads that wait for the leader; more are refused. At least 1.
+    pub waiting_max: usize,
+    /// Most hashes, defragmentations and beginnings of snapshots at a time; more are refused. At least 1.
+    pub heavy_max: usize,
     /// How long a write may take before its outcome is called unknown (on top of twice the election timeout).
     pub write_timeout: Duration,
     /// How long a linearizable read may wait for a leader.
@@ -159,6 +163,8 @@ impl Default for Config {
             txn_ops_max: 128,
             request_bytes_max: 1_572_864,
             inflight_bytes_max: 64 << 20,
+            waiting_max: 65_536,
+            heavy_max: 3,
             write_timeout: Duration::from_secs(5),
             read_timeout: Duration::from_secs(5),
             slow_apply: Duration::from_millis(100),

@@ -31,9 +31,13 @@ pub enum Error {
     /// This member did not apply in time what the leader has.
     #[error("etcdserver: request timed out, waiting for the applied index took too long")]
     TimeoutWaitAppliedIndex,
-    /// Too much is under way; nothing was changed.
+    /// As many commands or reads wait as [`Config::waiting_max`](crate::Config::waiting_max); nothing was changed.
     #[error("etcdserver: too many requests")]
-    TooManyRequests,
+    TooManyWaiting,
+    /// As many requests that read everything are under way as [`Config::heavy_max`](crate::Config::heavy_max); nothing was
+    /// changed.
+    #[error("etcdserver: too many requests")]
+    TooManyHeavy,
     /// More bytes of writes are under way than [`Config::inflight_bytes_max`](crate::Config::inflight_bytes_max); nothing was
     /// changed.
     #[error("etcdserver: too many requests")]

@@ -8,7 +8,7 @@ const TABLE: &[(u32, Error)] = &[
     (2, Error::NotLeader),
     (3, Error::LeaderChanged),
     (4, Error::Timeout),
-    (5, Error::TooManyRequests),
+    (5, Error::TooManyWaiting),
     (6, Error::Stopped),
     (7, Error::MemberExists),
     (8, Error::PeerUrlExists),
@@ -22,6 +22,7 @@ const TABLE: &[(u32, Error)] = &[
     (16, Error::BadLeaderTransferee),
     (17, Error::TimeoutWaitAppliedIndex),
     (18, Error::TooManyProposalBytes),
+    (19, Error::TooManyHeavy),
 ];
 
 /// The member was removed.
@@ -34,7 +35,8 @@ pub(crate) fn to_code(error: &Error) -> u32 {
         | Error::NotLeader
         | Error::LeaderChanged
         | Error::Timeout
-        | Error::TooManyRequests
+        | Error::TooManyWaiting
+        | Error::TooManyHeavy
         | Error::TooManyProposalBytes
         | Error::Stopped
         | Error::MemberExists

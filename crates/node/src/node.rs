@@ -694,7 +694,7 @@ impl Node {
         name: &'static str,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Error> {
-        let Ok(permit) = self.running.heavy.clone().try_acquire_owned() else { return Err(Error::TooManyRequests) };
+        let Ok(permit) = self.running.heavy.clone().try_acquire_owned() else { return Err(Error::TooManyHeavy) };
         let (sender, receiver) = tokio::sync::oneshot::channel();
         let task = async move {
             let _permit = permit;
@@ -709,7 +709,7 @@ impl Node {
     /// `docs/STORAGE-FORMAT.md`.
     ///
     /// # Errors
-    /// [`Error::Fatal`] if the disk fails; [`Error::TooManyRequests`] if as much of this kind is under way.
+    /// [`Error::Fatal`] if the disk fails; [`Error::TooManyHeavy`] if as much of this kind is under way.
     pub async fn snapshot(&self) -> Result<SnapshotReader, Error> {
         self.check_running()?;
         self.check_root()?;

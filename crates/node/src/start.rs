@@ -37,9 +37,6 @@ const TAIL_PARTS_PER_DRAIN: usize = 32;
 /// Log entries that are kept in memory for members that lag a little.
 const WAL_CACHE_BYTES: u64 = 16 << 20;
 
-/// Hashes and defragmentations at once.
-const HEAVY_MAX: usize = 3;
-
 /// How long a clean shutdown waits for another member to take over leadership.
 const TRANSFER_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -128,7 +125,7 @@ async fn start_once(
         known_directory,
     );
     let member = MemberId::new(identity.member_id);
-    let heavy = Arc::new(Semaphore::new(HEAVY_MAX));
+    let heavy = Arc::new(Semaphore::new(config.heavy_max));
     let hashing = Hashing::new(env.clone(), store.clone(), heavy.clone());
     check_data(&config, env.as_ref(), member, &hashing, &peers).await?;
     let group =
@@ -372,6 +369,7 @@ fn group_options(config: &Config, env: &Arc<dyn Env>) -> GroupOptions {
         read_timeout: config.read_timeout + config.election_timeout * 2,
         slow_apply: config.slow_apply,
         inflight_bytes_max: config.inflight_bytes_max,
+        waiting_max: config.waiting_max,
         token_ttl: config.auth_token_ttl,
         tokens_max: config.auth_tokens_max,
         quota_bytes: u64::try_from(config.quota_bytes).ok().filter(|quota| *quota > 0),

@@ -1,7 +1,6 @@
 //! Admission: how many requests and how many of their bytes are under way at once. Beyond a bound a request is refused
 //! before anything of it is kept. Knows numbers, not protocols.
 
-use crate::status::status;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use tonic::Status;
@@ -9,6 +8,9 @@ use tonic::metadata::MetadataValue;
 
 /// The name of the metadata that names the option.
 const LIMIT: &str = "quorate-limit";
+
+/// etcd's text.
+const TOO_MANY: &str = "etcdserver: too many requests";
 
 /// A bound that refuses requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +27,10 @@ pub enum Limit {
     TxnOps,
     /// Bytes of writes under way.
     ProposalBytes,
+    /// Writes that wait to be taken up, or reads that wait for the leader.
+    Waiting,
+    /// Requests that read everything.
+    Heavy,
     /// Passwords that are hashed or verified, or wait for it.
     LoginQueue,
     /// Watchers of this member.
@@ -35,13 +41,15 @@ pub enum Limit {
 
 impl Limit {
     /// All of them, in the order of their discriminants.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::Requests,
         Self::InflightBytes,
         Self::Leases,
         Self::RequestBytes,
         Self::TxnOps,
         Self::ProposalBytes,
+        Self::Waiting,
+        Self::Heavy,
         Self::LoginQueue,
         Self::Watchers,
         Self::WatchersPerStream,
@@ -56,6 +64,8 @@ impl Limit {
             Self::RequestBytes => "max-request-bytes",
             Self::TxnOps => "max-txn-ops",
             Self::ProposalBytes => "max-proposal-bytes",
+            Self::Waiting => "max-waiting-requests",
+            Self::Heavy => "max-heavy-tasks",
             Self::LoginQueue => "max-login-queue",
             Self::Watchers => "max-watchers",
             Self::WatchersPerStream => "max-watchers-per-stream",
@@ -64,7 +74,7 @@ impl Limit {
 
     /// The refusal of a request for which there is no place.
     pub fn refusal(self) -> Status {
-        self.named_in(status(&quorate_node::Error::TooManyRequests))
+        self.named_in(Status::resource_exhausted(TOO_MANY))
     }
 
     /// A refusal that names the option. Clients match on etcd's text, so that it is beside the text, in the metadata.

@@ -34,7 +34,8 @@ pub fn status(error: &Error) -> Status {
         | Error::TooManyLearners
         | Error::BadLeaderTransferee
         | Error::NotCapable => Code::FailedPrecondition,
-        Error::TooManyRequests => Code::ResourceExhausted,
+        Error::TooManyWaiting => return Limit::Waiting.refusal(),
+        Error::TooManyHeavy => return Limit::Heavy.refusal(),
         Error::TooManyProposalBytes => return Limit::ProposalBytes.refusal(),
         Error::MemberBadUrls => Code::InvalidArgument,
         Error::MemberNotFound => Code::NotFound,
@@ -163,7 +164,8 @@ mod tests {
             (Error::LearnerNotReady, 9, "etcdserver: can only promote a learner member which is in sync with leader"),
             (Error::TooManyLearners, 9, "etcdserver: too many learner members in cluster"),
             (Error::NotCapable, 9, "etcdserver: not capable"),
-            (Error::TooManyRequests, 8, "etcdserver: too many requests"),
+            (Error::TooManyWaiting, 8, "etcdserver: too many requests"),
+            (Error::TooManyHeavy, 8, "etcdserver: too many requests"),
             (Error::TooManyProposalBytes, 8, "etcdserver: too many requests"),
             (Error::NoLeader, 14, "etcdserver: no leader"),
             (Error::NotLeader, 9, "etcdserver: not leader"),

@@ -142,7 +142,7 @@ impl Rpc {
 
 /// Only what says that nothing has changed counts as refused.
 fn outcome_of(error: &Error) -> Outcome {
-    let no_place = matches!(error, Error::TooManyRequests | Error::TooManyProposalBytes);
+    let no_place = matches!(error, Error::TooManyWaiting | Error::TooManyHeavy | Error::TooManyProposalBytes);
     if no_place || matches!(error, Error::Rejected(_) | Error::NotSupportedForLearner) {
         Outcome::Refused(error.to_string())
     } else {

@@ -43,7 +43,7 @@ impl Hashing {
     /// # Errors
     /// The revision is compacted or not there yet; too many hashes are under way; the disk fails.
     pub(crate) async fn at_once(&self, revision: Revision) -> Result<HashKv, Error> {
-        let permit = self.heavy.clone().try_acquire_owned().map_err(|_| Error::TooManyRequests)?;
+        let permit = self.heavy.clone().try_acquire_owned().map_err(|_| Error::TooManyHeavy)?;
         self.run(revision, permit, Duration::ZERO).await
     }
 

@@ -53,6 +53,8 @@ pub(crate) struct GroupOptions {
     pub write_timeout: Duration,
     pub read_timeout: Duration,
     pub inflight_bytes_max: usize,
+    /// Commands that wait to be taken up, and reads that wait for a round.
+    pub waiting_max: usize,
     /// How long a token lives that is not used, and how many there may be.
     pub token_ttl: Duration,
     pub tokens_max: usize,
@@ -116,7 +118,7 @@ impl Group {
                 .await?;
         drop(replay);
         let role = raft.role();
-        let (proposals, local) = mpsc::channel(proposer::QUEUE_MAX);
+        let (proposals, local) = mpsc::channel(options.waiting_max);
         let (forwarded, forwarded_receiver) = mpsc::channel(FORWARDED_MAX);
         let proposer = Proposer {
             state: state.clone(),
@@ -130,7 +132,7 @@ impl Group {
             give_up_after: options.write_timeout * 2,
         };
         tokio::spawn(proposer.run());
-        let reads = ReadIndex::spawn(state.clone(), raft.clone(), peers.clone(), role.clone(), options.read_timeout);
+        let reads = ReadIndex::spawn(state.clone(), raft.clone(), peers.clone(), role.clone(), &options);
         let admission = Arc::new(Semaphore::new(options.inflight_bytes_max));
         let space = Space::new(options.quota_bytes, options.alarm_sticky);
         let group =
@@ -196,7 +198,7 @@ impl Group {
         let (reply, outcome) = oneshot::channel();
         let caller = self.caller_in_log(caller);
         if self.proposals.try_send(Proposal { caller, command, reply }).is_err() {
-            return Err(Error::TooManyRequests);
+            return Err(Error::TooManyWaiting);
         }
         let result = match tokio::time::timeout(self.options.write_timeout, outcome).await {
             Ok(Ok(result)) => result,

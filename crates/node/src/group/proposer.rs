@@ -26,9 +26,6 @@ const ENTRY_BYTES_MAX: usize = 1 << 20;
 /// Commands of one batch.
 const BATCH_COMMANDS_MAX: usize = 4096;
 
-/// Commands that wait to be taken up.
-pub(super) const QUEUE_MAX: usize = 65_536;
-
 /// Pause before a batch is sent again that could not be sent at all.
 const RESEND_PAUSE: Duration = Duration::from_millis(20);
 

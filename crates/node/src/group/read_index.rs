@@ -1,6 +1,7 @@
 //! Linearizable reads. One round to the leader (and from it to a quorum) is under way; whoever comes meanwhile joins the
 //! next one. So a thousand concurrent reads cost two rounds, and none is answered from a round that began before it.
 
+use super::GroupOptions;
 use super::state::GroupState;
 use crate::Error;
 use crate::peer::Peers;
@@ -14,9 +15,6 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
-
-/// Reads that wait for a round.
-const WAITING_MAX: usize = 65_536;
 
 /// Pause between two attempts of a round that found no leader.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
@@ -37,10 +35,10 @@ impl ReadIndex {
         raft: RaftGroup<GroupState>,
         peers: Arc<Peers>,
         role: watch::Receiver<Role>,
-        timeout: Duration,
+        options: &GroupOptions,
     ) -> Self {
-        let (requests, receiver) = mpsc::channel(WAITING_MAX);
-        tokio::spawn(Rounds { state, raft, peers, role, timeout }.run(receiver));
+        let (requests, receiver) = mpsc::channel(options.waiting_max);
+        tokio::spawn(Rounds { state, raft, peers, role, timeout: options.read_timeout }.run(receiver));
         Self { requests }
     }
 
@@ -49,7 +47,7 @@ impl ReadIndex {
         let (sender, receiver) = oneshot::channel();
         match self.requests.try_send(sender) {
             Ok(()) => receiver.await.unwrap_or(Err(Error::Stopped)),
-            Err(mpsc::error::TrySendError::Full(_)) => Err(Error::TooManyRequests),
+            Err(mpsc::error::TrySendError::Full(_)) => Err(Error::TooManyWaiting),
             Err(mpsc::error::TrySendError::Closed(_)) => Err(Error::Stopped),
         }
     }
@@ -67,7 +65,7 @@ struct Rounds {
 impl Rounds {
     async fn run(mut self, mut requests: mpsc::Receiver<Waiting>) {
         let mut waiting: Vec<Waiting> = Vec::new();
-        while requests.recv_many(&mut waiting, WAITING_MAX).await > 0 {
+        while requests.recv_many(&mut waiting, requests.max_capacity()).await > 0 {
             let began = Instant::now();
             let result = self.round().await;
             if began.elapsed() > SLOW_ROUND {

@@ -322,6 +322,20 @@ pub const FLAGS: &[Flag] = &[
     used("max-leases", "1000000", Integer, Limits, "Most leases; more are refused"),
     used("max-inflight-bytes", "268435456", Bytes, Limits, "Most bytes of requests being read and carried out"),
     used("max-proposal-bytes", "67108864", Bytes, Limits, "Most bytes of writes under way; more are refused"),
+    used(
+        "max-waiting-requests",
+        "65536",
+        Integer,
+        Limits,
+        "Most writes that wait to be taken up, and as many reads that wait for the leader; more are refused",
+    ),
+    used(
+        "max-heavy-tasks",
+        "3",
+        Integer,
+        Limits,
+        "Most hashes, defragmentations and beginnings of snapshots at a time; more are refused",
+    ),
     used("max-header-bytes", "65536", Bytes, Limits, "Largest header list of one request"),
     used(
         "header-read-timeout",

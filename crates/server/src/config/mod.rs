@@ -423,6 +423,8 @@ fn read_node(settings: &Settings) -> Result<Config, StartError> {
         txn_ops_max: settings.integer("max-txn-ops")?,
         request_bytes_max: settings.bytes("max-request-bytes")?,
         inflight_bytes_max: settings.bytes("max-proposal-bytes")?,
+        waiting_max: at_least_one(settings, "max-waiting-requests")?,
+        heavy_max: at_least_one(settings, "max-heavy-tasks")?,
         slow_apply: settings.duration("warning-apply-duration")?,
         watch_progress_interval: read_progress_interval(settings)?,
         watch_stream_watchers_max: at_least_one(settings, "max-watchers-per-stream")?,

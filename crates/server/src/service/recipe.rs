@@ -322,7 +322,10 @@ impl Watch {
                     return Ok(Some((revision.get(), events.into_iter().map(|event| event.record).collect())));
                 }
                 Some(WatchMessage::Canceled { .. }) => return Ok(None),
-                Some(WatchMessage::Refused { .. }) => return Err(status(&Error::TooManyRequests)),
+                // Its range is none that could be refused.
+                Some(WatchMessage::Refused { reason, .. }) => {
+                    return Err(Limit::of_watcher(reason).unwrap_or(Limit::Watchers).refusal());
+                }
                 None => return Err(status(&Error::Stopped)),
             }
         }

@@ -7,7 +7,9 @@ use quorate_proto::etcdserverpb::auth_client::AuthClient;
 use quorate_proto::etcdserverpb::cluster_client::ClusterClient;
 use quorate_proto::etcdserverpb::watch_request::RequestUnion;
 use std::time::Duration;
+use tokio::sync::mpsc;
 use tokio_stream::StreamExt;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::Request;
 use tonic::transport::Channel;
 
@@ -195,6 +197,59 @@ async fn watchers_are_refused_one_by_one_and_in_order() {
     let answer = nameless.next().await.unwrap().unwrap();
     assert_eq!(answer.cancel_reason, "rpc error: code = InvalidArgument desc = etcdserver: user name is empty");
     server.server.shutdown().await;
+}
+
+/// As in etcd: a stream looks at its token when a watcher is asked for. What it has goes on; what comes then is refused.
+#[tokio::test]
+async fn a_stream_outlives_its_token_but_gets_no_more_watchers() {
+    let server = TestServer::with_users(&["--auth-token-ttl=1"]).await;
+    let grant = pb::LeaseGrantRequest { ttl: 60, id: 7 };
+    let ann = server.token("ann").await;
+    server.lease().await.lease_grant(with(Some(&ann), grant)).await.unwrap();
+    let create = |key: &'static str| pb::WatchRequest {
+        request_union: Some(RequestUnion::CreateRequest(pb::WatchCreateRequest {
+            key: key.into(),
+            ..Default::default()
+        })),
+    };
+    let (requests, receiver) = mpsc::channel(4);
+    let ann = server.token("ann").await;
+    let stream = with(Some(&ann), ReceiverStream::new(receiver));
+    requests.send(create("a/1")).await.unwrap();
+    let mut answers = server.watch().await.watch(stream).await.unwrap().into_inner();
+    assert!(!next(&mut answers).await.canceled);
+    let (renewals, receiver) = mpsc::channel(4);
+    let keep_alive = pb::LeaseKeepAliveRequest { id: 7 };
+    renewals.send(keep_alive).await.unwrap();
+    let stream = with(Some(&ann), ReceiverStream::new(receiver));
+    let mut renewed = server.lease().await.lease_keep_alive(stream).await.unwrap().into_inner();
+    assert_eq!(next(&mut renewed).await.ttl, 60);
+    // The same over JSON, where the stream of requests goes on as well.
+    let mut lines = crate::gateway::Stream::open_as(&server, "/v3/watch", Some(&ann)).await;
+    lines.say(r#"{"create_request":{"key":"YS8x"}}"#).await;
+    assert!(lines.hear().await.contains(r#""created":true"#));
+
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(server.put(Some(&ann), "a/1").await, BAD_TOKEN);
+    requests.send(create("a/2")).await.unwrap();
+    let refused = next(&mut answers).await;
+    assert!(refused.canceled && refused.watch_id == -1, "{refused:?}");
+    assert_eq!(refused.cancel_reason, "rpc error: code = Unauthenticated desc = etcdserver: invalid auth token");
+    lines.say(r#"{"create_request":{"key":"YS8y"}}"#).await;
+    let line = lines.hear().await;
+    assert!(line.contains(r#""canceled":true"#) && line.contains("etcdserver: invalid auth token"), "{line}");
+    assert_eq!(server.put(Some(&server.token("ann").await), "a/1").await, "ok");
+    assert_eq!(next(&mut answers).await.events.len(), 1, "the first watcher goes on");
+    assert!(lines.hear().await.contains(r#""events":[{"kv":{"key":"YS8x""#));
+    // Leases are renewed without a look at it: whoever lost its token does not lose its lock while it logs in again.
+    renewals.send(keep_alive).await.unwrap();
+    assert_eq!(next(&mut renewed).await.ttl, 60);
+    server.server.shutdown().await;
+}
+
+async fn next<T>(answers: &mut tonic::Streaming<T>) -> T {
+    let answer = tokio::time::timeout(Duration::from_secs(20), answers.next()).await;
+    answer.expect("an answer in time").expect("the stream goes on").unwrap()
 }
 
 #[tokio::test]

@@ -28,25 +28,31 @@ async fn post(address: &str, path: &str, body: &str) -> (u16, String) {
 }
 
 /// A request whose body goes on for as long as the test wants, and the lines of its answer.
-struct Stream {
+pub struct Stream {
     reader: BufReader<TcpStream>,
 }
 
 impl Stream {
     async fn open(server: &TestServer, path: &str) -> Self {
+        Self::open_as(server, path, None).await
+    }
+
+    /// With a token.
+    pub async fn open_as(server: &TestServer, path: &str, token: Option<&str>) -> Self {
         let mut stream = TcpStream::connect(&server.address).await.unwrap();
-        let head = format!("POST {path} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n");
+        let token = token.map_or_else(String::new, |token| format!("Authorization: {token}\r\n"));
+        let head = format!("POST {path} HTTP/1.1\r\nHost: x\r\n{token}Transfer-Encoding: chunked\r\n\r\n");
         stream.write_all(head.as_bytes()).await.unwrap();
         Self { reader: BufReader::new(stream) }
     }
 
-    async fn say(&mut self, json: &str) {
+    pub async fn say(&mut self, json: &str) {
         let chunk = format!("{:x}\r\n{json}\r\n", json.len());
         self.reader.get_mut().write_all(chunk.as_bytes()).await.unwrap();
     }
 
     /// The next line of JSON.
-    async fn hear(&mut self) -> String {
+    pub async fn hear(&mut self) -> String {
         let found = async {
             loop {
                 let mut line = String::new();

@@ -1,13 +1,21 @@
-//! Every bound refuses with etcd's text, names its option beside it, and counts.
+//! Every bound refuses with etcd's text, names its option beside it, and counts; or makes wait.
 
-use crate::harness::{TestServer, start};
+use crate::harness::{TestServer, outcome, start};
 use quorate_proto::etcdserverpb as pb;
 use quorate_proto::etcdserverpb::auth_client::AuthClient;
+use quorate_proto::etcdserverpb::kv_client::KvClient;
 use quorate_proto::etcdserverpb::request_op::Request;
+use quorate_proto::etcdserverpb::watch_client::WatchClient;
 use quorate_proto::etcdserverpb::watch_request::RequestUnion;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tokio_stream::StreamExt;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
 use tonic::{Code, Status};
 
+const PATIENCE: Duration = Duration::from_secs(20);
 const TOO_MANY: &str = "etcdserver: too many requests";
 
 fn put(bytes: usize) -> pb::PutRequest {
@@ -109,5 +117,150 @@ async fn watchers() {
         }
         streams.push(answers);
     }
+    server.server.shutdown().await;
+}
+
+/// Asks for the same many times at once, until one is refused.
+async fn refused<T, F>(ask: impl Fn() -> F) -> Status
+where
+    T: Send + 'static,
+    F: Future<Output = Result<T, Status>> + Send + 'static,
+{
+    for _ in 0..50 {
+        let asked: Vec<_> = std::iter::repeat_with(|| tokio::spawn(ask())).take(200).collect();
+        let mut refusal = None;
+        for answer in asked {
+            refusal = answer.await.unwrap().err().or(refusal);
+        }
+        if let Some(refusal) = refusal {
+            return refusal;
+        }
+    }
+    panic!("none is refused")
+}
+
+#[tokio::test]
+async fn those_that_wait() {
+    let server = start(&["--max-waiting-requests=1", "--max-heavy-tasks=1"]).await;
+    let (kv, maintenance) = (server.kv().await, server.maintenance().await);
+    let reads = || {
+        let mut kv = kv.clone();
+        async move { kv.range(pb::RangeRequest { key: "a".into(), ..Default::default() }).await.map(drop) }
+    };
+    let writes = || {
+        let mut kv = kv.clone();
+        async move { kv.put(put(1)).await.map(drop) }
+    };
+    let hashes = || {
+        let mut maintenance = maintenance.clone();
+        async move { maintenance.hash_kv(pb::HashKvRequest::default()).await.map(drop) }
+    };
+    for (refusal, option) in [
+        (refused(reads).await, "max-waiting-requests"),
+        (refused(writes).await, "max-waiting-requests"),
+        (refused(hashes).await, "max-heavy-tasks"),
+    ] {
+        check(&server, Err::<(), _>(refusal), Code::ResourceExhausted, TOO_MANY, option).await;
+    }
+    for outcome in [reads().await, writes().await, hashes().await] {
+        outcome.unwrap();
+    }
+    server.server.shutdown().await;
+}
+
+/// A watch stream without a watcher: it takes a place, and nothing comes. It ends when both ends are dropped.
+type Open = (mpsc::Sender<pb::WatchRequest>, tonic::Streaming<pb::WatchResponse>);
+
+async fn open_stream(mut client: WatchClient<Channel>) -> Result<Open, Status> {
+    let (requests, receiver) = mpsc::channel(1);
+    Ok((requests, client.watch(ReceiverStream::new(receiver)).await?.into_inner()))
+}
+
+#[tokio::test]
+async fn requests_at_a_time() {
+    let server = start(&["--max-concurrent-requests=2"]).await;
+    let mut kv = server.kv().await;
+    let mut open = Vec::new();
+    let refusal = loop {
+        match open_stream(server.watch().await).await {
+            Ok(stream) => open.push(stream),
+            Err(refusal) => break refusal,
+        }
+        assert!(open.len() <= 2, "a third one is refused");
+    };
+    drop(open);
+    until_done(&mut kv).await;
+    check(&server, Err::<(), _>(refusal), Code::ResourceExhausted, TOO_MANY, "max-concurrent-requests").await;
+    server.server.shutdown().await;
+}
+
+async fn until_done(kv: &mut KvClient<Channel>) {
+    let tries = async {
+        while kv.put(put(1)).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, tries).await.expect("there is a place again");
+}
+
+/// Beyond these two bounds nothing is refused: who comes waits for a place.
+#[tokio::test]
+async fn streams_of_a_connection() {
+    let server = start(&["--max-concurrent-streams=1"]).await;
+    let channel = server.channel().await;
+    let mut kv = KvClient::new(channel.clone());
+    kv.put(put(1)).await.unwrap();
+    let stream = open_stream(WatchClient::new(channel)).await.unwrap();
+    let mut waiting = tokio::spawn(async move { kv.put(put(1)).await.map(drop) });
+    let still = timeout(Duration::from_millis(300), &mut waiting).await;
+    assert!(still.is_err(), "{still:?}: its connection has a stream");
+    assert_eq!(outcome(server.kv().await.put(put(1)).await), "ok", "another connection");
+    drop(stream);
+    assert_eq!(outcome(timeout(PATIENCE, waiting).await.expect("its turn").unwrap()), "ok");
+    server.server.shutdown().await;
+}
+
+#[tokio::test]
+async fn connections() {
+    let server = start(&["--max-connections=2"]).await;
+    let two = [server.kv().await, server.kv().await];
+    for kv in &two {
+        kv.clone().put(put(1)).await.unwrap();
+    }
+    let address = format!("http://{}", server.address);
+    let mut third = tokio::spawn(async move {
+        let channel = Channel::from_shared(address).unwrap().connect().await.unwrap();
+        KvClient::new(channel).put(put(1)).await.map(drop)
+    });
+    let still = timeout(Duration::from_millis(300), &mut third).await;
+    assert!(still.is_err(), "{still:?}: there are two connections");
+    drop(two);
+    assert_eq!(outcome(timeout(PATIENCE, third).await.expect("its turn").unwrap()), "ok");
+    let metrics = server.http("GET", "/metrics").await;
+    assert!(metrics.lines().any(|line| line.starts_with("quorate_connections_open ")), "{metrics}");
+    server.server.shutdown().await;
+}
+
+#[tokio::test]
+async fn tokens() {
+    let server = start(&["--max-auth-tokens=2"]).await;
+    let mut auth = AuthClient::new(server.channel().await);
+    let request = pb::AuthUserAddRequest { name: "root".into(), password: "x".into(), ..Default::default() };
+    auth.user_add(request).await.unwrap();
+    auth.user_grant_role(pb::AuthUserGrantRoleRequest { user: "root".into(), role: "root".into() }).await.unwrap();
+    auth.auth_enable(pb::AuthEnableRequest {}).await.unwrap();
+    let mut tokens = Vec::new();
+    for _ in 0..3 {
+        let request = pb::AuthenticateRequest { name: "root".into(), password: "x".into() };
+        tokens.push(auth.authenticate(request).await.unwrap().into_inner().token);
+    }
+    let mut outcomes = Vec::new();
+    for token in &tokens {
+        let mut request = tonic::Request::new(put(1));
+        request.metadata_mut().insert("token", token.parse().unwrap());
+        outcomes.push(outcome(server.kv().await.put(request).await));
+    }
+    // The one that was used least ends early: whoever had it logs in again.
+    assert_eq!(outcomes, ["16 etcdserver: invalid auth token", "ok", "ok"]);
     server.server.shutdown().await;
 }
