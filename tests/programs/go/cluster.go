@@ -263,6 +263,10 @@ func (m *member) Terminate(t testing.TB) {
 
 func (m *member) WaitOK(t testing.TB) {
 	cli, err := NewClientV3(m)
+	// A member listens once it has a leader: where many start at once that may take longer than a client dials.
+	for i := 0; i < 5 && err != nil; i++ {
+		cli, err = NewClientV3(m)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
