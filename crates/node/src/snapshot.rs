@@ -13,6 +13,7 @@
 use crate::Error;
 use bytes::{BufMut, Bytes, BytesMut};
 use quorate_core::Record;
+use quorate_sabotage::rarely;
 use quorate_storage::Exporter;
 
 /// First bytes of a snapshot file.
@@ -76,7 +77,8 @@ impl SnapshotReader {
                 self.stage = Stage::Records;
             }
             Stage::Records => {
-                let records = self.exporter.next(BLOCK_BYTES).map_err(|e| Error::Fatal(e.to_string()))?;
+                let bytes_max = if rarely!(SmallCopyBlock) { 1 } else { BLOCK_BYTES };
+                let records = self.exporter.next(bytes_max).map_err(|e| Error::Fatal(e.to_string()))?;
                 let mut body = Vec::with_capacity(BLOCK_BYTES);
                 for record in &records {
                     let start = body.len();

@@ -23,7 +23,7 @@ pub fn on(bug: Bug) -> bool {
     CHOSEN.load(Relaxed) == bug as u16 + 1
 }
 
-/// From now on rare paths are taken: half of them, about once in 50 times. Which and when, `seed` decides.
+/// From now on rare paths are taken: a quarter of them about once in 50 times, another once in 4. Which and when, `seed` decides.
 pub fn seed_rare_paths(seed: u64) {
     RARE_SEED.store(seed | 1, Relaxed);
     RARE_STATE.store(seed, Relaxed);
@@ -32,12 +32,14 @@ pub fn seed_rare_paths(seed: u64) {
 /// Whether to take a rare path now.
 pub fn rarely(path: Rare) -> bool {
     let seed = RARE_SEED.load(Relaxed);
-    if seed == 0 || mix(seed ^ path as u64).is_multiple_of(2) {
-        return false;
-    }
+    let one_in = match mix(seed ^ path as u64) % 4 {
+        0 if seed != 0 => 50,
+        1 if seed != 0 => 4,
+        _ => return false,
+    };
     let next = mix(RARE_STATE.load(Relaxed));
     RARE_STATE.store(next, Relaxed);
-    next.is_multiple_of(50)
+    next.is_multiple_of(one_in)
 }
 
 /// SplitMix64's output function.

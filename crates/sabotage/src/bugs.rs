@@ -48,6 +48,8 @@ bugs! {
     WalLastRecordLost, "wal", "recovery cuts one record too many off the tail";
     WalTornTailIsDamage, "wal", "a torn tail counts as damage, and the member does not start";
     WalChecksumIgnored, "wal", "a record is taken whatever its checksum says";
+    WalTailNotSynced, "wal", "what a restart finds in the page cache counts as durable";
+    WalNonceReused, "wal", "a recycled segment keeps its number, so that its old records count again";
     WalVoteNotRestated, "wal", "a new segment does not repeat the vote";
     AppendAckedEarly, "raft", "an entry counts as durable as soon as it is queued";
     VoteForgotten, "raft", "a vote is not written";
@@ -104,6 +106,7 @@ bugs! {
     SnapshotIndexShort, "snapshot", "the index of an installed snapshot lacks a key after a restart";
     DrainLosesTables, "restart", "leases, members and users of a drain do not come to the engine";
     FlushSkipped, "restart", "the engine is said to be durable without a flush";
+    CheckpointPassesOrphan, "restart", "the index checkpoint passes the deletion of a key that compaction has taken, and keeps its row";
     CheckpointAhead, "restart", "the index checkpoint says that it is further than its rows are";
     RowChecksumIgnored, "restart", "a row of the engine is taken whatever its checksum says";
     MembershipNotStored, "membership", "a change of the membership does not come to the engine";
@@ -116,6 +119,7 @@ bugs! {
     AuthRangeStartOnly, "auth", "only the first key of a range is checked";
     AuthLeaseFree, "auth", "whoever may write no key of a lease can end it";
     AuthRevokeIgnored, "auth", "a permission that is taken away stays";
+    RebuildDropsLog, "rebuild", "a member that rebuilds itself gives up the end of its log";
     ReplicaDiffers, "hash", "one member stores another value than the others";
     HashTooShort, "hash", "the hash does not cover the newest revision";
     FrontReadsSerializable, "front", "a linearizable read is answered as a serializable one";
@@ -137,6 +141,10 @@ pub enum Rare {
     SmallDrain,
     /// A chunk of a snapshot holds one record.
     SmallSnapshotChunk,
+    /// A block of a copy of the data holds one record.
+    SmallCopyBlock,
+    /// The index checkpoint comes forward with each key.
+    SmallPortion,
     /// A message of a watch holds one revision.
     SmallWatchMessage,
     /// The queue of a watcher overflows.

@@ -83,18 +83,20 @@ impl Rpc {
         let start = self.clock.world_now();
         if let Some(library) = &self.library {
             let outcome = library.perform(member, &op).await;
-            return self.note(client, member, start, op, outcome);
+            self.note(client, member, start, op, outcome.clone());
+            return outcome;
         }
         let asked = op.clone();
         let act = move |node: Node| perform(caller.map_or(node.clone(), |caller| node.on_behalf_of(caller)), asked);
         let outcome = self.call(member, act).await.unwrap_or(Outcome::Unknown);
-        self.note(client, member, start, op, outcome)
+        self.note(client, member, start, op, outcome.clone());
+        outcome
     }
 
-    fn note(&self, client: usize, member: usize, start: Duration, op: Op, outcome: Outcome) -> Outcome {
+    /// Notes a call that began at `start`, and what came of it now.
+    pub fn note(&self, client: usize, member: usize, start: Duration, op: Op, outcome: Outcome) {
         let end = self.clock.world_now();
-        self.history.lock().entries.push(Entry { client, member, start, end, op, outcome: outcome.clone() });
-        outcome
+        self.history.lock().entries.push(Entry { client, member, start, end, op, outcome });
     }
 
     /// Grants a lease of this id. Whether it was granted.
@@ -197,6 +199,37 @@ pub async fn perform(node: Node, op: Op) -> Outcome {
         }
     };
     result.unwrap_or_else(|error| outcome_of(&error))
+}
+
+/// Most pauses while a list is read in parts.
+const PARTS_MAX: u32 = 8;
+
+/// Has a node read a list in parts of `keys_max` keys, with pauses between them.
+///
+/// # Errors
+/// Why it broke off a list that it had begun, if that is none of the reasons for which a member may break off.
+pub async fn read_in_parts(node: Node, span: Span, keys_max: usize, pause: Duration) -> Result<Outcome, String> {
+    let mut reader = match node.range_chunks(RangeRequest::new(range_of(&span))).await {
+        Ok(reader) => reader,
+        Err(error) => return Ok(outcome_of(&error)),
+    };
+    let (revision, mut kvs, mut parts) = (reader.header().revision.get(), Vec::new(), 0);
+    loop {
+        let keys_max = if parts < PARTS_MAX { keys_max } else { usize::MAX };
+        match reader.next_chunk(keys_max, 1 << 20) {
+            Ok(chunk) => {
+                kvs.extend(chunk.kvs.iter().map(seen));
+                if chunk.totals.is_some() {
+                    return Ok(Outcome::Read { revision, kvs });
+                }
+            }
+            // What it reads is kept for it.
+            Err(error @ Error::Rejected(_)) => return Err(error.to_string()),
+            Err(_) => return Ok(Outcome::Unknown),
+        }
+        parts += 1;
+        tokio::time::sleep(pause).await;
+    }
 }
 
 fn done(revision: Revision, deleted: i64) -> Outcome {

@@ -6,6 +6,7 @@ use crate::clock::MachineClock;
 use crate::library::CLIENT_PORT;
 use crate::network::Network;
 use crate::plan::Mode;
+use crate::random::Random;
 use parking_lot::Mutex;
 use quorate_node::env::{Accepted, BoxFuture, ByteStream, Env, Listener};
 use quorate_node::urls::host_port;
@@ -14,7 +15,7 @@ use quorate_server::{Endpoint, Server, ServerConfig};
 use quorate_storage::engine::RedbEngine;
 use quorate_storage::{Engine, EngineConfig, EngineError, EngineKind};
 use quorate_wal::fault::FaultDisk;
-use quorate_wal::{Disk, DiskFile};
+use quorate_wal::{Disk, DiskFile, SyncTime};
 use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -81,12 +82,35 @@ impl Door {
 /// All machines' doors.
 pub type Doors = Arc<Vec<Arc<Door>>>;
 
+/// How long the syncs of a machine's disk take.
+struct SyncTimes {
+    random: Mutex<Random>,
+    /// Least and most, in milliseconds.
+    bounds_ms: Mutex<(u64, u64)>,
+}
+
+impl SyncTimes {
+    fn draw(&self) -> Option<SyncTime> {
+        let (least, most) = *self.bounds_ms.lock();
+        let time = self.random.lock().millis(least, most);
+        (!time.is_zero()).then(|| Box::pin(tokio::time::sleep(time)) as SyncTime)
+    }
+
+    /// A new disk with these times.
+    fn new_disk(self: &Arc<Self>) -> FaultDisk {
+        let (disk, times) = (FaultDisk::new(), self.clone());
+        disk.set_sync_timer(move || times.draw());
+        disk
+    }
+}
+
 /// A machine.
 pub struct Machine {
     /// Its place among the machines.
     pub index: usize,
     /// Its disk, which outlives every process.
     pub disk: FaultDisk,
+    sync_times: Arc<SyncTimes>,
     network: Network,
     doors: Doors,
     config: Config,
@@ -108,9 +132,12 @@ struct Boot {
 impl Machine {
     /// A machine that is off.
     pub fn new(index: usize, network: Network, doors: Doors, config: Config, mode: Mode, seed: u64) -> Machine {
+        let random = Mutex::new(Random::new(seed).fork("disk"));
+        let sync_times = Arc::new(SyncTimes { random, bounds_ms: Mutex::default() });
         Machine {
             index,
-            disk: FaultDisk::new(),
+            disk: sync_times.new_disk(),
+            sync_times,
             network,
             doors,
             config,
@@ -136,7 +163,12 @@ impl Machine {
     /// Ends the process and takes a new, empty disk.
     pub fn wipe(&mut self) {
         self.kill();
-        self.disk = FaultDisk::new();
+        self.disk = self.sync_times.new_disk();
+    }
+
+    /// From now on each sync of the log takes from `least` to `most` milliseconds.
+    pub fn set_sync_ms(&self, (least, most): (u64, u64)) {
+        *self.sync_times.bounds_ms.lock() = (least, most);
     }
 
     fn door(&self) -> Arc<Door> {
@@ -408,6 +440,24 @@ impl Env for SimEnv {
         }
     }
 
+    fn begin_replacement(&self, dir: &Path) -> io::Result<PathBuf> {
+        let new = dir.join("replacement");
+        self.remove_replacement(&new)?;
+        Ok(new)
+    }
+
+    fn finish_replacement(&self, kind: EngineKind, dir: &Path) -> io::Result<()> {
+        if kind != EngineKind::Redb {
+            return Ok(());
+        }
+        let new = dir.join("replacement");
+        self.disk.rename(&new.join("engine.redb"), &dir.join("engine.redb"))?;
+        // The name comes from one directory into the other.
+        self.disk.sync_dir(&new)?;
+        self.disk.sync_dir(dir)?;
+        self.remove_replacement(&new)
+    }
+
     fn connect(&self, url: String) -> BoxFuture<io::Result<Box<dyn ByteStream>>> {
         let doors = self.doors.clone();
         let peer_clock = move |machine: usize| doors[machine].clock();
@@ -440,6 +490,15 @@ impl Env for SimEnv {
             drop(inner);
             self.network.silence(self.machine);
         }
+    }
+}
+
+impl SimEnv {
+    fn remove_replacement(&self, new: &Path) -> io::Result<()> {
+        for name in self.disk.list(new)? {
+            self.disk.remove(&new.join(name))?;
+        }
+        self.disk.sync_dir(new)
     }
 }
 

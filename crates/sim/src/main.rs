@@ -114,6 +114,9 @@ fn here(arguments: &Arguments) -> Result<ExitCode> {
             &mut load.lock_clients,
             &mut load.object_clients,
             &mut load.step_clients,
+            &mut load.election_clients,
+            &mut load.slow_readers,
+            &mut load.quiet_watchers,
         ] {
             *count = most.min(*count);
         }

@@ -124,16 +124,72 @@ pub enum Fault {
     LoseDisk {
         /// Which machine.
         machine: usize,
+        /// How long it takes until somebody knows.
+        unnoticed: Duration,
     },
-    /// A bit of what is stored turns, while the process is down.
-    Flip {
+    /// Something that is stored changes: a bit turns, or a sector is lost, or holds what was meant for another place.
+    Damage {
         /// Which machine.
         machine: usize,
+        /// How.
+        kind: Damage,
         /// Decides where.
         place: u64,
+        /// While the process is down, or while it runs.
+        live: bool,
     },
     /// The learner becomes a voter.
     Promote,
+    /// The syncs of a machine's log take long, for a while.
+    SlowDisk {
+        /// Which machine.
+        machine: usize,
+        /// Most milliseconds of a sync.
+        delay_ms: u64,
+        /// How long.
+        length: Duration,
+    },
+    /// A machine loses power right after its member has come to a new term.
+    PowerCutAtTerm {
+        /// Which machine.
+        machine: usize,
+        /// Until it is started again.
+        down: Duration,
+        /// Decides what of the unsynced writes survives.
+        chance: u64,
+    },
+    /// A leader does not hear the other members, nor they it.
+    IsolateLeader {
+        /// Whether clients do not reach it either.
+        clients: bool,
+        /// How long.
+        length: Duration,
+    },
+    /// What goes to clients takes long.
+    SlowClients {
+        /// From which machine.
+        machine: usize,
+        /// Delay in milliseconds.
+        delay_ms: u64,
+        /// How long.
+        length: Duration,
+    },
+    /// A member is removed while its process is down, and comes back with the disk that it had.
+    ReturnRemoved {
+        /// Which machine.
+        machine: usize,
+    },
+}
+
+/// What becomes of something stored.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Damage {
+    /// A bit turns.
+    Bit,
+    /// A sector reads as zeros.
+    LostSector,
+    /// A sector holds what belongs to another.
+    StraySector,
 }
 
 /// The load.
@@ -157,6 +213,12 @@ pub struct Load {
     pub object_clients: usize,
     /// Clients that run random transactions.
     pub step_clients: usize,
+    /// Clients that stand for election.
+    pub election_clients: usize,
+    /// Clients that read lists slowly, in parts of one state.
+    pub slow_readers: usize,
+    /// Watchers of a key that is seldom written, which look away for long.
+    pub quiet_watchers: usize,
     /// Whether there are users, and a client that tries what they may do.
     pub auth: bool,
     /// Whether somebody saves copies of the data, the last of which is restored in the end.
@@ -213,6 +275,12 @@ pub struct Plan {
     pub tick: Duration,
     /// Clocks run at most so many times as fast as the world's.
     pub rate_max: f64,
+    /// Least and most milliseconds that a sync of the log takes.
+    pub sync_ms: (u64, u64),
+    /// Keys that a step of a compaction looks at, and the pause between two steps.
+    pub compaction_steps: (usize, Duration),
+    /// Members whose data are damaged rebuild themselves from the others; else somebody replaces them.
+    pub self_rebuild: bool,
 }
 
 impl Plan {
@@ -236,6 +304,8 @@ impl Plan {
         };
         let mut extra = root.fork("more load");
         let mut some = |most: u64| if extra.chance(400) { extra.between(1, most) as usize } else { 0 };
+        let mut latest = root.fork("latest load");
+        let mut some_more = |most: u64| if latest.chance(350) { latest.between(1, most) as usize } else { 0 };
         let load = Load {
             account_clients: some(4),
             list_clients: some(3),
@@ -243,6 +313,9 @@ impl Plan {
             lock_clients: some(3),
             object_clients: some(3),
             step_clients: some(3),
+            election_clients: some_more(3),
+            slow_readers: some_more(2),
+            quiet_watchers: some_more(2),
             auth: extra.chance(300),
             copies: extra.chance(300),
             wipes: extra.chance(150),
@@ -259,6 +332,7 @@ impl Plan {
         let machines = members + learners;
         let (mut faults, drifts) = draw_faults(&mut root.fork("faults"), members, machines, length);
         faults.extend(draw_more_faults(&mut root.fork("more faults"), members, learners, length));
+        faults.extend(draw_aimed_faults(&mut root.fork("aimed faults"), members, length));
         faults.sort_by_key(|(at, _)| *at);
         Plan {
             seed,
@@ -274,6 +348,14 @@ impl Plan {
             watch_queue_events: *random.pick(&[4, 64, 1024]),
             tick: random.millis(1, 4),
             rate_max: if drifts { RATE_MAX } else { 1.0 },
+            sync_ms: *latest.pick(&[(0, 0), (0, 0), (0, 4), (1, 12), (5, 60)]),
+            compaction_steps: *latest.pick(&[
+                (20, Duration::from_millis(10)),
+                (20, Duration::from_millis(10)),
+                (2, Duration::from_millis(50)),
+                (2, Duration::from_millis(400)),
+            ]),
+            self_rebuild: members > 2 && latest.chance(400),
         }
     }
 }
@@ -323,9 +405,45 @@ fn draw_more_faults(random: &mut Random, members: usize, learners: usize, length
                     Fault::FullDisk { machine, free_bytes, length: random.millis(500, 8000) }
                 }
                 2 => Fault::WallClock { machine, by_ms: random.between(0, 7_200_000) as i64 - 3_600_000 },
-                3 if members > 2 => Fault::LoseDisk { machine: machine % members },
-                4 if members > 2 => Fault::Flip { machine: machine % members, place: random.number() },
+                3 if members > 2 => Fault::LoseDisk { machine: machine % members, unnoticed: random.millis(0, 6000) },
+                4 if members > 2 => {
+                    let kind = *random.pick(&[Damage::Bit, Damage::LostSector, Damage::StraySector]);
+                    let live = random.chance(400);
+                    Fault::Damage { machine: machine % members, kind, place: random.number(), live }
+                }
                 5 if learners > 0 => Fault::Promote,
+                _ => continue,
+            };
+            faults.push((at, fault));
+        }
+    }
+    faults
+}
+
+/// Faults at moments at which much is at stake, and such as need several things at once.
+fn draw_aimed_faults(random: &mut Random, members: usize, length: Duration) -> Vec<(Duration, Fault)> {
+    let kinds: Vec<u64> = (0..6).filter(|_| random.chance(300)).collect();
+    let mut faults = Vec::new();
+    for kind in kinds {
+        for _ in 0..random.between(1, 4) {
+            let machine = random.below(members as u64) as usize;
+            let at = random.millis(500, length.as_millis() as u64);
+            let fault = match kind {
+                0 => {
+                    let delay_ms = *random.pick(&[20, 100, 400]);
+                    Fault::SlowDisk { machine, delay_ms, length: random.millis(500, 6000) }
+                }
+                1 => Fault::PowerCutAtTerm { machine, down: random.millis(0, 300), chance: random.number() },
+                2 if members > 1 => {
+                    Fault::IsolateLeader { clients: random.chance(250), length: random.millis(2000, 9000) }
+                }
+                3 => {
+                    let delay_ms = *random.pick(&[100, 1000, 4000]);
+                    Fault::SlowClients { machine, delay_ms, length: random.millis(1000, 6000) }
+                }
+                4 if members > 2 => Fault::ReturnRemoved { machine },
+                // While everybody waits for the disk.
+                5 => Fault::PowerCutAll { down: random.millis(0, 500), chance: random.number() },
                 _ => continue,
             };
             faults.push((at, fault));

@@ -16,7 +16,7 @@ use crate::store::Body;
 use crate::waiting::Row;
 use crate::{Progress, Result, Store, StoreConfig};
 use quorate_core::Revision;
-use quorate_sabotage::sabotage;
+use quorate_sabotage::{rarely, sabotage};
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 
@@ -142,6 +142,7 @@ impl Store {
     fn take_portion(&self, side: &EngineSide, body: &Body) -> Portion {
         let upto = side.state.revision;
         let max = LagMax::of(&self.config, body.index.read().len()).half().records;
+        let max = if rarely!(SmallPortion) { 1 } else { max };
         let mut keys = Vec::new();
         loop {
             let before = keys.len();

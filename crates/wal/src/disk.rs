@@ -6,10 +6,15 @@
 //! state.
 
 use std::fs::{File, OpenOptions};
+use std::future::Future;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::Arc;
+
+/// Time that passes while a disk whose time is simulated syncs.
+pub type SyncTime = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// A file system.
 pub trait Disk: Send + Sync {
@@ -29,6 +34,11 @@ pub trait Disk: Send + Sync {
     fn remove(&self, path: &Path) -> io::Result<()>;
     /// Makes the names in `dir` durable.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+    /// The time that the next sync takes, where time is simulated: whoever syncs lets it pass between its write and the sync,
+    /// so that others run, and the power can fail, meanwhile. A real disk takes it within the sync.
+    fn sync_time(&self) -> Option<SyncTime> {
+        None
+    }
 }
 
 /// An open file. Offsets and lengths are bytes.

@@ -1,11 +1,11 @@
 //! A disk in memory that fails as disks do: it loses and tears unsynced writes and names at a power cut, flips bits,
-//! fails an fsync, runs full, and can lose power at any operation. For tests and the simulation.
+//! fails an fsync, runs full, can be slow, and can lose power at any operation. For tests and the simulation.
 //!
 //! The model is harsher than most file systems: a sector of 512 bytes is written whole or not at all, but of unsynced
 //! writes any subset of sectors may survive, in any order; of unsynced creations, renames and removals any subset, too.
 //! Nothing is durable without a sync: not the name of a file whose content was synced, nor the other way round.
 
-use crate::disk::{Disk, DiskFile};
+use crate::disk::{Disk, DiskFile, SyncTime};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::io;
@@ -14,6 +14,9 @@ use std::sync::Arc;
 
 /// What a disk writes whole or not at all.
 pub const SECTOR_BYTES: u64 = 512;
+
+/// Says how long the next sync takes.
+type SyncTimer = Arc<dyn Fn() -> Option<SyncTime> + Send + Sync>;
 
 /// The disk. Clones share it, as processes share a machine's disk.
 #[derive(Clone, Default)]
@@ -38,6 +41,7 @@ struct Machine {
     fail_sync_at: Option<u64>,
     failed_syncs: u64,
     capacity_bytes: Option<u64>,
+    sync_timer: Option<SyncTimer>,
 }
 
 /// A file's content: what programs see, what the disk has, and the difference.
@@ -228,6 +232,11 @@ impl FaultDisk {
         self.machine.lock().failed_syncs
     }
 
+    /// From now on `timer` says how long each sync takes; see [`Disk::sync_time`].
+    pub fn set_sync_timer(&self, timer: impl Fn() -> Option<SyncTime> + Send + Sync + 'static) {
+        self.machine.lock().sync_timer = Some(Arc::new(timer));
+    }
+
     /// The files that there are now.
     pub fn files(&self) -> Vec<PathBuf> {
         self.machine.lock().names.keys().cloned().collect()
@@ -255,6 +264,21 @@ impl FaultDisk {
             if let Some(byte) = content.get_mut((bit / 8) as usize) {
                 *byte ^= 1 << (bit % 8);
             }
+        }
+    }
+
+    /// Writes `bytes` over what a file has at `offset`, on the disk and for every reader, as a write does that was meant for
+    /// another place.
+    ///
+    /// # Panics
+    /// If there is no such file, or it is shorter than that.
+    pub fn overwrite(&self, path: &Path, offset: usize, bytes: &[u8]) {
+        let mut machine = self.machine.lock();
+        let file = machine.names[path];
+        let inode = machine.files.get_mut(&file).expect("a name has a file");
+        inode.current[offset..offset + bytes.len()].copy_from_slice(bytes);
+        if let Some(durable) = inode.durable.get_mut(offset..offset + bytes.len()) {
+            durable.copy_from_slice(bytes);
         }
     }
 
@@ -341,6 +365,11 @@ impl Disk for FaultDisk {
     fn create_dir_all(&self, _dir: &Path) -> io::Result<()> {
         // Directories are not modelled: they are there, durably, as the contract of this call has it.
         self.machine.lock().check_power()
+    }
+
+    fn sync_time(&self) -> Option<SyncTime> {
+        let timer = self.machine.lock().sync_timer.clone()?;
+        timer()
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {

@@ -111,7 +111,7 @@ mod tests;
 mod writer;
 
 pub use check::{CheckVisitor, SealedSegment, WalCheck, WalFault, check};
-pub use disk::{Disk, DiskFile, OsDisk};
+pub use disk::{Disk, DiskFile, OsDisk, SyncTime};
 pub use error::WalError;
 pub use format::{FORMAT_VERSION, RECORD_BODY_BYTES_MAX};
 pub use log::{GroupLog, Wal};

@@ -9,6 +9,7 @@ use crate::error::WalError;
 use crate::format::{RECORD_ALIGN, SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::shared::Shared;
 use parking_lot::Mutex;
+use quorate_sabotage::sabotage;
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -199,7 +200,7 @@ impl Shared {
         previous_end: u64,
         first_batch: impl FnOnce(&mut Vec<u8>, u64),
     ) -> Result<(Arc<Segment>, u64, u64), WalError> {
-        let nonce = segment_nonce(self.options.node_nonce, sequence);
+        let nonce = segment_nonce(self.options.node_nonce, if sabotage!(WalNonceReused) { 0 } else { sequence });
         let mut bytes = vec![0; SEGMENT_HEADER_BYTES as usize];
         first_batch(&mut bytes, nonce);
         debug_assert_eq!(bytes.len() % RECORD_ALIGN, 0);

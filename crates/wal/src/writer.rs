@@ -202,6 +202,9 @@ impl Writer {
             while let Err(error) = self.write_batch() {
                 wait_for_space(&self.shared, error).await?;
             }
+            if let Some(time) = self.shared.disk.sync_time() {
+                time.await;
+            }
             if !sabotage!(WalSyncSkipped) {
                 let synced = self.shared.sync(&self.segment.path, &*self.segment.file);
                 if !sabotage!(WalSyncErrorIgnored) {

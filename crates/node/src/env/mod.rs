@@ -13,7 +13,7 @@ use quorate_wal::Disk;
 use std::cell::Cell;
 use std::future::Future;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -65,6 +65,22 @@ pub trait Env: Send + Sync + 'static {
     /// What is wrong with the engine's files.
     fn open_engine(&self, kind: EngineKind, dir: &Path, config: EngineConfig) -> Result<Arc<dyn Engine>, EngineError> {
         open_engine(kind, dir, config)
+    }
+
+    /// Where a replacement for the engine in `dir` is made: see [`quorate_storage::begin_replacement`].
+    ///
+    /// # Errors
+    /// The file system fails.
+    fn begin_replacement(&self, dir: &Path) -> io::Result<PathBuf> {
+        quorate_storage::begin_replacement(dir)
+    }
+
+    /// Puts the replacement in its place: see [`quorate_storage::finish_replacement`].
+    ///
+    /// # Errors
+    /// The file system fails.
+    fn finish_replacement(&self, kind: EngineKind, dir: &Path) -> io::Result<()> {
+        quorate_storage::finish_replacement(kind, dir)
     }
 
     /// Dials a member's URL: see [`crate::urls`].

@@ -168,6 +168,9 @@ impl Upkeep {
         self.drain()?;
         if self.flush_is_due() && (self.dirty || self.checkpoint()?) {
             let durable = self.flush()?;
+            if let Some(time) = self.state.env.disk().sync_time() {
+                time.await;
+            }
             self.purge_log(durable).await;
         }
         if self.last_sweep.elapsed() >= IDLE_PAUSE {

@@ -11,9 +11,8 @@ use pb::request::Kind as Ask;
 use pb::response::Kind as Answer;
 use quorate_core::{Alarm, AlarmKind, GroupId};
 use quorate_proto::peer_v1 as pb;
-use quorate_storage::{
-    Applied, EngineConfig, Exporter, SnapshotMeta, Store, StoreConfig, begin_replacement, finish_replacement,
-};
+use quorate_sabotage::sabotage;
+use quorate_storage::{Applied, EngineConfig, Exporter, SnapshotMeta, Store, StoreConfig};
 use quorate_wal::{Completion, GroupLog, Wal, WalError};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -121,7 +120,7 @@ pub(crate) async fn pull(
         }
         tokio::time::sleep(RETRY_PAUSE).await;
     };
-    finish_replacement(config.engine, &config.data_dir).map_err(|error| disk_error(config, &error))?;
+    env.finish_replacement(config.engine, &config.data_dir).map_err(|error| disk_error(config, &error))?;
     fit_log(&log, applied).await.map_err(|error| Error::Fatal(error.to_string()))?;
     // Only now: until here a start begins all over.
     Record { due: None, peer_urls: Vec::new(), ..record }.write(&config.data_dir, env.as_ref())?;
@@ -176,7 +175,7 @@ async fn receive(config: &Config, env: &Arc<dyn Env>, from: &Connection, purged:
     if raft::last_of(meta.applied).is_none_or(|(_, index)| index < purged) {
         return Err(Error::Fatal("the state is older than the beginning of this member's log".into()));
     }
-    let dir = begin_replacement(&config.data_dir).map_err(|error| disk_error(config, &error))?;
+    let dir = env.begin_replacement(&config.data_dir).map_err(|error| disk_error(config, &error))?;
     let engine = EngineConfig { cache_bytes: config.engine_cache_bytes };
     let engine = env.open_engine(config.engine, &dir, engine).map_err(|error| Error::Fatal(error.to_string()))?;
     let store = Store::open(engine, GroupId::DEFAULT, StoreConfig::default()).map_err(storage_error)?;
@@ -200,7 +199,7 @@ async fn fit_log(log: &GroupLog, applied: Applied) -> Result<(), WalError> {
     let Some((term, index)) = raft::last_of(applied) else { return Ok(()) };
     let state = log.state();
     let purged = state.purged.map_or(0, |(_, purged)| purged);
-    let fits = index <= purged || log.term_at(index) == Some(term);
+    let fits = (index <= purged || log.term_at(index) == Some(term)) && !sabotage!(RebuildDropsLog);
     if !fits {
         log.truncate_after(Some((index - 1).max(purged)))?;
         log.purge(term, index)?;

@@ -14,7 +14,8 @@
 //!    ahead,
 //! 7. no lease ended before its last acknowledged renewal plus its TTL, none lives for ever, all of its keys end with it, and
 //!    nothing else deletes a key that nobody deleted,
-//! 8. what clients keep by transactions holds at every revision: accounts have one sum, lists only grow.
+//! 8. what clients keep by transactions holds at every revision: accounts have one sum, lists only grow, and what only the
+//!    leader of an election may write was written by the one that stood for longest.
 
 mod calls;
 mod hash;
@@ -26,7 +27,7 @@ pub use hash::hash_kv;
 
 use crate::history::{Entry, Event, History, Op, Seen, Span};
 use crate::model;
-use crate::workers::{ACCOUNTS, SUM, account_balance};
+use crate::workers::{ACCOUNTS, SUM, account_balance, candidates, written_by};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::time::Duration;
@@ -63,6 +64,7 @@ pub fn check(ledger: &Ledger, history: &History, leases: &LeaseTimes) -> Vec<Str
     oracle.check_ledger();
     oracle.check_accounts();
     oracle.check_lists();
+    oracle.check_elections();
     for (rule, text) in &history.seen_wrong {
         oracle.rule = *rule;
         oracle.violation(text.clone());
@@ -119,6 +121,8 @@ pub enum Rule {
     Backup,
     /// Who leads, and in which term.
     Leadership,
+    /// That whoever does not belong to the cluster takes no part.
+    Membership,
     /// That no process ends by itself, or goes on when it must end.
     Process,
     /// That service is back in time.
@@ -137,6 +141,7 @@ impl std::fmt::Display for Rule {
             Rule::Auth => "auth",
             Rule::Backup => "backup",
             Rule::Leadership => "leadership",
+            Rule::Membership => "membership",
             Rule::Process => "process",
             Rule::Recovery => "recovery",
         })
@@ -264,6 +269,25 @@ impl<'a> Oracle<'a> {
                     && !after.value.starts_with(&before.value)
                 {
                     found.push(format!("{key} was {}, and is {} after that", before.value, after.value));
+                }
+            }
+        }
+        found.into_iter().for_each(|text| self.violation(text));
+    }
+}
+
+impl Oracle<'_> {
+    /// Rule 8: whoever writes what only the leader may write has the oldest key of all candidates.
+    fn check_elections(&mut self) {
+        let mut found = Vec::new();
+        for (&revision, events) in self.ledger.revisions.range(self.ledger.compacted + 2..) {
+            for event in events {
+                let Event::Put(seen) = event else { continue };
+                let Some(leader) = written_by(seen) else { continue };
+                let standing = self.state(&candidates(), revision - 1);
+                let oldest = standing.iter().min_by_key(|seen| seen.create_revision).map(|seen| seen.key.as_str());
+                if oldest != Some(leader) {
+                    found.push(format!("{leader} led at {revision}, but {oldest:?} stood for longest"));
                 }
             }
         }

@@ -413,3 +413,21 @@ fn the_hash_covers_what_compaction_leaves() {
     assert_eq!(hash_kv(&other, 6), hash_kv(&ledger(), 6));
     assert_ne!(hash_kv(&ledger(), 6), hash_kv(&ledger(), 0));
 }
+
+#[test]
+fn whoever_writes_as_the_leader_has_stood_for_longest() {
+    let candidate = |key: &str, at: i64| vec![Event::Put(kv(key, &format!("mark {at}"), at, at, 1))];
+    let fenced = |by: &str, at: i64, version: i64| vec![Event::Put(kv("f0", &format!("c1.{at} {by}"), 4, at, version))];
+    let gone = |key: &str, at: i64| vec![Event::Delete { key: key.into(), revision: at }];
+    let found = |last: Vec<Event>| {
+        let events =
+            [candidate("e/2", 2), candidate("e/1", 3), fenced("e/2", 4, 1), gone("e/2", 5), fenced("e/1", 6, 2), last];
+        let ledger = Ledger { revisions: (2..).zip(events).collect(), compacted: 0, newest: 7 };
+        let mut oracle = Oracle::new(&ledger, &[]);
+        oracle.check_elections();
+        oracle.violations
+    };
+    assert_eq!(found(fenced("e/1", 7, 3)), [""; 0]);
+    assert_eq!(found(fenced("e/2", 7, 3)).len(), 1, "its key is gone");
+    assert_eq!(found(candidate("e/3", 7)), [""; 0]);
+}

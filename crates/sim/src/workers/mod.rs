@@ -1,18 +1,23 @@
 //! The load: clients that read and write, clients that hold leases, one that compacts; and what is in the modules: accounts,
-//! lists, sets, locks and objects as Kubernetes has them (`records`), random transactions (`steps`), users and roles (`auth`),
-//! copies of the data (`backup`), watchers (`watch`).
+//! lists, sets, locks and objects as Kubernetes has them (`records`), elections (`election`), random transactions (`steps`), users
+//! and roles (`auth`), copies of the data (`backup`), watchers (`watch`), and such as have little to do (`seldom`).
 //!
 //! Each is a loop until the world says stop. They keep to a member while it answers, and go to the next when it does not,
 //! as real clients do.
 
 mod auth;
 mod backup;
+mod election;
 mod records;
+mod seldom;
 mod steps;
 mod watch;
 
 pub use backup::Backup;
+pub use election::{candidates, written_by};
 pub use records::{ACCOUNTS, SUM, account_balance};
+pub use seldom::QUIET_KEY;
+pub use watch::Gaze;
 
 use crate::client::Rpc;
 use crate::history::{Op, Outcome, Span, Watched};
@@ -155,15 +160,27 @@ impl Worker {
                     self.rpc.run(self.number, member, Op::Put { key, value, lease: 0 }).await;
                 }
             }
-            for _ in 0..self.random.below(8) {
+            // Some keep to one member as long as it answers: it may have been deposed, and not know it.
+            let (faithful, mut home) = (self.random.chance(400), member);
+            for _ in 0..self.random.below(if faithful { 40 } else { 8 }) {
                 let ttl_ms = ttl as u64 * 1000;
                 // Some renew at the last moment, or just after it.
                 let late = self.random.chance(300);
-                let pause =
-                    if late { self.random.millis(ttl_ms - 50, ttl_ms + 150) } else { self.random.millis(100, ttl_ms) };
+                let pause = match (faithful, late) {
+                    (true, _) => self.random.millis(20, 400),
+                    (false, true) => self.random.millis(ttl_ms - 50, ttl_ms + 150),
+                    (false, false) => self.random.millis(100, ttl_ms),
+                };
                 tokio::time::sleep(pause).await;
-                let member = self.any_member();
-                if self.stop.is_set() || self.rpc.renew(member, lease, ttl).await == Some(false) {
+                if !faithful {
+                    home = self.any_member();
+                }
+                match self.rpc.renew(home, lease, ttl).await {
+                    Some(true) => {}
+                    Some(false) => break,
+                    None => home = self.any_member(),
+                }
+                if self.stop.is_set() {
                     break;
                 }
             }

@@ -4,6 +4,7 @@ use super::Worker;
 use crate::client::{Rpc, event, range_of, seen};
 use crate::history::Watched;
 use crate::library::{self, Library, watching};
+use crate::random::Random;
 use parking_lot::Mutex;
 use quorate_client::{Batch, Error, WatchOptions};
 use quorate_core::Revision;
@@ -12,8 +13,37 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
-/// Messages of a watch that may be under way to its client.
-const WATCH_WINDOW: usize = 8;
+/// How a watcher looks at what comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gaze {
+    /// At once.
+    Steady,
+    /// With short pauses, and a long one now and then.
+    Wandering,
+    /// With long pauses, while its member can send it hardly anything.
+    Absent,
+}
+
+impl Gaze {
+    /// Messages that may be under way to the client.
+    fn window(self) -> usize {
+        match self {
+            Gaze::Steady | Gaze::Wandering => 8,
+            Gaze::Absent => 1,
+        }
+    }
+
+    /// How long it looks away, at most, in milliseconds.
+    fn pause_ms(self, random: &mut Random) -> u64 {
+        match self {
+            Gaze::Steady => 0,
+            // Some look away for so long that everything else happens meanwhile.
+            Gaze::Wandering if random.chance(50) => 2800,
+            Gaze::Wandering => 300,
+            Gaze::Absent => *random.pick(&[0, 1500, 6000]),
+        }
+    }
+}
 
 /// A watcher that hears nothing for so long tries another member.
 const WATCH_PATIENCE: Duration = Duration::from_secs(3);
@@ -32,14 +62,14 @@ impl Worker {
     }
 
     /// Watches `watched`'s span over all disconnections until the end.
-    pub async fn watch(mut self, watched: Arc<Mutex<Watched>>, slow: bool) {
+    pub async fn watch(mut self, watched: Arc<Mutex<Watched>>, gaze: Gaze) {
         if let Some(library) = self.rpc.library.clone() {
-            return self.follow(&library, &watched, slow).await;
+            return self.follow(&library, &watched, gaze).await;
         }
         let mut member = self.any_machine();
         let mut next = watched.lock().from;
         while !self.stop.is_set() {
-            let created = self.open(member, &watched, next).await;
+            let created = self.open(member, &watched, next, gaze).await;
             if let Some(Open { control, mut messages, prev_kv }) = created {
                 while !self.stop.is_set() {
                     let message = tokio::time::timeout(WATCH_PATIENCE, messages.recv()).await;
@@ -47,9 +77,8 @@ impl Worker {
                     if !note(&self.rpc, &watched, &mut next, message, prev_kv) {
                         break;
                     }
-                    if slow {
-                        // Some look away for so long that everything else happens meanwhile.
-                        let longest = if self.random.chance(50) { 2800 } else { 300 };
+                    if gaze != Gaze::Steady {
+                        let longest = gaze.pause_ms(&mut self.random);
                         let pause = self.random.millis(0, longest);
                         tokio::time::sleep(pause).await;
                     }
@@ -69,7 +98,7 @@ impl Worker {
     }
 
     /// The same with the client library, which takes care of disconnections by itself.
-    async fn follow(mut self, library: &Library, watched: &Mutex<Watched>, slow: bool) {
+    async fn follow(mut self, library: &Library, watched: &Mutex<Watched>, gaze: Gaze) {
         let mut next = watched.lock().from;
         while !self.stop.is_set() {
             let prev_kv = self.random.chance(300);
@@ -108,8 +137,8 @@ impl Worker {
                         }
                     }
                 }
-                if slow {
-                    let longest = if self.random.chance(50) { 2800 } else { 300 };
+                if gaze != Gaze::Steady {
+                    let longest = gaze.pause_ms(&mut self.random);
                     let pause = self.random.millis(0, longest);
                     tokio::time::sleep(pause).await;
                 }
@@ -123,7 +152,7 @@ impl Worker {
         }
     }
 
-    async fn open(&mut self, member: usize, watched: &Arc<Mutex<Watched>>, next: i64) -> Option<Open> {
+    async fn open(&mut self, member: usize, watched: &Arc<Mutex<Watched>>, next: i64, gaze: Gaze) -> Option<Open> {
         let prev_kv = self.random.chance(300);
         let create = {
             let watched = watched.lock();
@@ -131,7 +160,7 @@ impl Worker {
                 watch_id: 0,
                 range: range_of(&watched.span),
                 start_revision: Revision::new(next),
-                progress_notify: self.random.chance(500),
+                progress_notify: gaze == Gaze::Absent || self.random.chance(500),
                 no_put: watched.no_put,
                 no_delete: watched.no_delete,
                 prev_kv,
@@ -142,8 +171,8 @@ impl Worker {
             .call(member, move |node| async move {
                 let (control, stream) = node.watch_stream();
                 control.create(create);
-                let (sender, messages) = mpsc::channel(WATCH_WINDOW);
-                tokio::spawn(forward(stream, sender, move || {
+                let (sender, messages) = mpsc::channel(gaze.window());
+                tokio::spawn(forward(stream, sender, gaze.window() as u32, move || {
                     (!network.is_blocked(member, me)).then(|| network.delay(member, me))
                 }));
                 Open { control, messages, prev_kv }
@@ -156,6 +185,7 @@ impl Worker {
 async fn forward(
     mut stream: WatchStream,
     sender: mpsc::Sender<WatchMessage>,
+    window: u32,
     delay: impl Fn() -> Option<Duration> + Send + 'static,
 ) {
     loop {
@@ -171,7 +201,7 @@ async fn forward(
             wait = delay();
         }
         // One message after the other: the window is what may be under way at once.
-        tokio::time::sleep(wait.unwrap_or_default() / WATCH_WINDOW as u32).await;
+        tokio::time::sleep(wait.unwrap_or_default() / window).await;
         if sender.send(message).await.is_err() {
             return;
         }

@@ -1,16 +1,10 @@
 //! What goes wrong, and its end.
 
-use super::{Later, World, peer_url};
+use super::{Later, World};
 use crate::oracle::Rule;
 use crate::plan::{Fault, Mode};
-use crate::replacement::{Next, Replacement, Stage};
-use quorate_core::MemberId;
-use quorate_node::{InitialClusterState, Node};
-use std::path::PathBuf;
+use quorate_node::Node;
 use std::time::Duration;
-
-/// How long a new member is not counted on: it does not know yet that it does not vote.
-const JOINING: Duration = Duration::from_secs(5);
 
 impl World {
     pub(super) fn strike(&mut self, fault: Fault) {
@@ -52,7 +46,9 @@ impl World {
             }
             Fault::MoveLeader => self.move_leader(),
             // Nobody replaces one member while another is beyond help.
-            Fault::Replace { machine } if self.known.iter().all(|known| !known.is_damaged) => self.replace(machine),
+            Fault::Replace { machine } if self.known.iter().all(|known| !known.is_damaged && !known.rebuilds) => {
+                self.replace(machine);
+            }
             Fault::Replace { .. } => {}
             Fault::Defragment { machine } => self.ask(machine, |node| async move { node.defragment().await.is_ok() }),
             Fault::Restart { machine } => self.restart(machine),
@@ -63,10 +59,34 @@ impl World {
                 self.later.push((self.now + length, Later::Room(machine)));
             }
             Fault::WallClock { machine, by_ms } => self.machines[machine].move_wall_clock(by_ms),
-            Fault::LoseDisk { machine } => self.lose_disk(machine),
-            Fault::Flip { machine, place } => self.flip(machine, place),
+            Fault::LoseDisk { machine, unnoticed } => self.lose_disk(machine, unnoticed),
+            Fault::Damage { machine, kind, place, live } => self.damage(machine, kind, place, live),
             Fault::Promote => self.promote(),
+            Fault::SlowDisk { machine, delay_ms, length } => {
+                self.machines[machine].set_sync_ms((delay_ms / 4, delay_ms));
+                self.later.push((self.now + length, Later::FastDisk(machine)));
+            }
+            Fault::PowerCutAtTerm { machine, down, chance } => self.known[machine].cut_at_term = Some((down, chance)),
+            Fault::IsolateLeader { clients, length } => self.isolate_leader(clients, length),
+            Fault::SlowClients { machine, delay_ms, length } => {
+                let clients = self.machines.len();
+                self.network.set_link(machine, clients, |link| link.delay_ms = (delay_ms / 2, delay_ms));
+                self.later.push((self.now + length, Later::Fast(machine, clients)));
+            }
+            Fault::ReturnRemoved { machine } => self.return_removed(machine),
         }
+    }
+
+    /// The leader hears no other member any more, and they do not hear it.
+    fn isolate_leader(&mut self, clients: bool, length: Duration) {
+        let leads = |index: &usize| self.doors[*index].node().is_some_and(|node| node.leads());
+        let Some(leader) = (0..self.machines.len()).find(leads) else { return };
+        let others = (0..self.machines.len() + usize::from(clients)).filter(|other| *other != leader);
+        let cut: Vec<(usize, usize)> = others.flat_map(|other| [(leader, other), (other, leader)]).collect();
+        for (from, to) in &cut {
+            self.network.set_link(*from, *to, |link| link.blocked = true);
+        }
+        self.later.push((self.now + length, Later::Open(cut)));
     }
 
     /// Asks a process to stop, gives it a second, and starts it again.
@@ -85,59 +105,6 @@ impl World {
         self.later.push((self.now + Duration::from_secs(2), Later::Start(machine)));
     }
 
-    /// Whether the others are a quorum without `machine`: nobody else is being replaced or damaged, and whoever has joined
-    /// votes by now.
-    fn can_spare(&self, machine: usize) -> bool {
-        // A member that was added as a voter, and is still catching up, says so in its figures alone.
-        let is_voter = |node: &Node| node.metrics_text().lines().any(|line| line == "etcd_server_is_learner 0");
-        let votes = |index: usize| {
-            let joined = self.known[index].has_joined && self.now < self.known[index].joined_at + JOINING;
-            !joined && self.doors[index].node().is_some_and(|node| is_voter(&node))
-        };
-        self.replacement.is_none()
-            && !self.known.iter().any(|known| known.is_damaged)
-            && (0..self.plan.members).all(|index| index == machine || votes(index))
-    }
-
-    /// The machine starts with an empty disk, as if nothing were amiss, and is replaced once somebody knows.
-    fn lose_disk(&mut self, machine: usize) {
-        let Some(old) = self.known[machine].member.filter(|_| self.can_spare(machine)) else { return };
-        self.machines[machine].wipe();
-        self.known[machine].forget();
-        self.machines[machine].start(self.now);
-        let stage = self.remove(machine, old);
-        self.replacement = Some(Replacement { machine, old, stage, lost_disk: true });
-    }
-
-    /// Turns a bit in a file of a machine that is down, in its log or its engine. Not in the newest part of the log, whose end is what was last
-    /// written: there damage cannot be told from a write that the power cut off.
-    fn flip(&mut self, machine: usize, place: u64) {
-        if !self.can_spare(machine) || self.known[machine].member.is_none() {
-            return;
-        }
-        self.kill(machine, Duration::from_millis(200));
-        let disk = &self.machines[machine].disk;
-        let mut files = disk.files();
-        files.retain(|file| disk.content(file).len() >= 8 && file.extension().is_some());
-        let is_log = |file: &PathBuf| file.extension().is_some_and(|extension| extension == "wal");
-        let newest = files.iter().filter(|file| is_log(file)).max().cloned();
-        files.retain(|file| Some(file) != newest.as_ref());
-        let Some(file) = files.get(place as usize % files.len().max(1)).cloned() else { return };
-        // In the engine's file only within what clients have written: redb ends the process when its own pages are wrong.
-        let content = disk.content(&file);
-        let bit = if is_log(&file) {
-            (place >> 8) % (content.len() as u64 * 8)
-        } else {
-            let values: Vec<usize> =
-                content.windows(3).enumerate().filter(|(_, w)| is_value(w)).map(|(at, _)| at).collect();
-            let Some(at) = values.get((place >> 8) as usize % values.len().max(1)) else { return };
-            *at as u64 * 8
-        };
-        disk.flip_bit(&file, bit);
-        self.known[machine].is_damaged = true;
-        self.log(format!("m{machine}: bit {bit} of {} turns", file.display()));
-    }
-
     fn promote(&mut self) {
         let learner = self.known.get(self.plan.members).and_then(|known| known.member);
         if let Some(learner) = learner {
@@ -146,14 +113,14 @@ impl World {
         }
     }
 
-    fn kill(&mut self, machine: usize, down: Duration) {
+    pub(super) fn kill(&mut self, machine: usize, down: Duration) {
         if self.machines[machine].is_up() {
             self.machines[machine].kill();
             self.down(machine, down);
         }
     }
 
-    fn cut(&mut self, machine: usize, down: Duration, chance: u64) {
+    pub(super) fn cut(&mut self, machine: usize, down: Duration, chance: u64) {
         if self.machines[machine].is_up() {
             self.machines[machine].power_cut(chance);
             self.down(machine, down);
@@ -180,84 +147,10 @@ impl World {
         }
     }
 
-    /// Begins to replace a member, if no other is being replaced.
-    pub(super) fn replace(&mut self, machine: usize) {
-        let Some(old) = self.known[machine].member.filter(|_| self.replacement.is_none()) else { return };
-        let stage = self.remove(machine, old);
-        self.replacement = Some(Replacement { machine, old, stage, lost_disk: false });
-    }
-
-    /// A member to ask for what concerns `machine`.
-    fn via(&self, machine: usize) -> usize {
-        let turn = (self.now.as_millis() / 700) as usize;
-        let others: Vec<usize> = (0..self.plan.members).filter(|member| *member != machine).collect();
-        others.get(turn % others.len().max(1)).copied().unwrap_or(0)
-    }
-
-    /// Takes a replacement one step on.
-    pub(super) fn go_on_replacing(&mut self) {
-        let Some(mut replacement) = self.replacement.take() else { return };
-        let machine = replacement.machine;
-        let url = peer_url(machine);
-        replacement.stage = match replacement.next(&url) {
-            Next::Wait => replacement.stage,
-            // The removal may still be on its way: only asking again settles it.
-            Next::Remove => self.remove(machine, replacement.old),
-            Next::Ask => {
-                let members = self.fetch(self.via(machine), |node| async move {
-                    node.members(true).await.map(|answer| answer.body).unwrap_or_default()
-                });
-                match replacement.stage {
-                    Stage::Removing(_) | Stage::AskingRemoved(_) => Stage::AskingRemoved(members),
-                    Stage::Adding(_) | Stage::AskingAdded(_) => Stage::AskingAdded(members),
-                }
-            }
-            Next::Wipe => {
-                self.log(format!("m{machine} is removed: its disk is wiped"));
-                self.machines[machine].wipe();
-                self.known[machine].forget();
-                self.machines[machine].config_mut().initial_cluster_state = InitialClusterState::Existing;
-                self.add(machine)
-            }
-            Next::Add => self.add(machine),
-            Next::Start => {
-                self.log(format!("m{machine} starts as a new member"));
-                self.known[machine].has_joined = true;
-                self.known[machine].joined_at = self.now;
-                return self.machines[machine].start(self.now);
-            }
-        };
-        self.replacement = Some(replacement);
-    }
-
-    fn remove(&self, machine: usize, old: MemberId) -> Stage {
-        Stage::Removing(self.fetch(self.via(machine), move |node| async move { node.member_remove(old).await.is_ok() }))
-    }
-
-    fn add(&self, machine: usize) -> Stage {
-        let urls = vec![peer_url(machine)];
-        Stage::Adding(
-            self.fetch(self.via(machine), move |node| async move { node.member_add(urls, false).await.is_ok() }),
-        )
-    }
-
-    /// Whether a machine is off because its new member is not added yet.
-    pub(super) fn waits_to_join(&self, machine: usize) -> bool {
-        self.replacement.as_ref().is_some_and(|replacement| {
-            replacement.machine == machine && matches!(replacement.stage, Stage::Adding(_) | Stage::AskingAdded(_))
-        })
-    }
-
-    /// Whether a machine's member is or may be removed, so that it may stop by itself.
-    pub(super) fn is_leaving(&self, machine: usize) -> bool {
-        self.replacement.as_ref().is_some_and(|replacement| {
-            replacement.machine == machine && matches!(replacement.stage, Stage::Removing(_) | Stage::AskingRemoved(_))
-        })
-    }
-
     /// The end of all faults.
     pub(super) fn heal(&mut self) {
         self.log("all faults end".into());
+        self.healed = Some(self.now);
         let later = std::mem::take(&mut self.later);
         later.into_iter().for_each(|(_, later)| self.come_back(later));
         let places = self.machines.len();
@@ -271,7 +164,9 @@ impl World {
             self.machines[index].pause(self.now, Duration::ZERO);
             self.machines[index].set_rate(1.0);
             self.machines[index].disk.set_capacity(None);
+            self.machines[index].set_sync_ms(self.plan.sync_ms);
             self.known[index].is_full = false;
+            self.known[index].cut_at_term = None;
             if self.known[index].may_die > 0 && self.machines[index].disk.is_off() {
                 self.machines[index].power_cut(1);
             }
@@ -279,6 +174,7 @@ impl World {
                 self.machines[index].start(self.now);
             }
         }
+        self.restart_damaged();
         // A member that is being replaced has to come first of all, and one whose data were changed is replaced at the latest now.
         self.wait_until(Duration::from_secs(60), |world| world.replacement.is_none());
         if let Some(damaged) = self.known.iter().position(|known| known.is_damaged) {
@@ -288,9 +184,4 @@ impl World {
             self.violation(Rule::Recovery, "a member could not be replaced within 60 s".into());
         }
     }
-}
-
-/// The beginning of a value: `c` and the number of a client.
-fn is_value(bytes: &[u8]) -> bool {
-    bytes[0] == b'c' && bytes[1].is_ascii_digit() && (bytes[2] == b'.' || bytes[2].is_ascii_digit())
 }

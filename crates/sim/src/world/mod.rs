@@ -1,21 +1,24 @@
 //! One seed from start to end: machines, clients, faults, and the judgement.
 
+mod damage;
 mod ending;
 mod faults;
+mod load;
+mod look;
+mod replacing;
 mod restored;
 
 use crate::client::Rpc;
 use crate::clock::MachineClock;
 use crate::determinism;
 use crate::history::{History, SharedHistory, Span, Watched};
-use crate::library::{Habits, Library};
 use crate::machine::{Door, Doors, Machine, paused_runtime};
 use crate::network::Network;
 use crate::oracle::Rule;
 use crate::plan::{Mode, Plan};
 use crate::random::Random;
 use crate::replacement::{Answer, Replacement};
-use crate::workers::{Backup, Stop, Worker};
+use crate::workers::{Backup, Stop};
 use parking_lot::Mutex;
 use quorate_core::{KeyRange, MemberId, RangeRequest};
 use quorate_node::{Config, InitialClusterState, Node};
@@ -58,6 +61,8 @@ pub struct World {
     client_clock: Arc<MachineClock>,
     history: SharedHistory,
     stop: Stop,
+    /// Clients so far.
+    workers: usize,
     recorder: Arc<Mutex<Watched>>,
     /// What happens by itself later.
     later: Vec<(Duration, Later)>,
@@ -67,6 +72,8 @@ pub struct World {
     backup: Backup,
     /// From here on all members served.
     settled: Duration,
+    /// When all faults ended.
+    healed: Option<Duration>,
     leaders: BTreeMap<u64, String>,
     violations: Vec<String>,
     timeline: Vec<String>,
@@ -87,8 +94,16 @@ struct Known {
     member: Option<MemberId>,
     /// Something that it has stored was changed: it may refuse to go on, and is replaced.
     is_damaged: bool,
+    /// Likewise, but it rebuilds itself from the others.
+    rebuilds: bool,
+    /// That was while its process ran, which may not have met it yet.
+    damaged_live: bool,
     /// Its disk has no room.
     is_full: bool,
+    /// The newest revision that it was seen at.
+    revision: i64,
+    /// Its power fails when it comes to a new term: until it is started again, and what decides what survives.
+    cut_at_term: Option<(Duration, u64)>,
     /// The term that it was seen in at the last look, and the highest in which it has been seen twice.
     term: u64,
     term_kept: u64,
@@ -110,6 +125,8 @@ enum Later {
     Start(usize),
     Open(Vec<(usize, usize)>),
     Fast(usize, usize),
+    FastDisk(usize),
+    Cut(usize, Duration, u64),
 }
 
 impl World {
@@ -122,7 +139,9 @@ impl World {
         let doors: Doors = Arc::new((0..count).map(|_| Arc::new(Door::default())).collect());
         let machine = |index| {
             let mut seed = root.fork(&format!("machine {index}"));
-            Machine::new(index, network.clone(), doors.clone(), config(&plan, index), plan.mode, seed.number())
+            let machine = Machine::new(index, network.clone(), doors.clone(), config(&plan, index), plan.mode, seed.number());
+            machine.set_sync_ms(plan.sync_ms);
+            machine
         };
         let machines = (0..count).map(machine).collect();
         let recorder = Watched { name: "recorder".into(), span: Span::all(), from: 1, ..Watched::default() };
@@ -136,12 +155,14 @@ impl World {
             client_clock: Arc::new(MachineClock::new(Duration::ZERO, 1.0)),
             history: Arc::new(Mutex::new(History::default())),
             stop: Stop::default(),
+            workers: 0,
             recorder: Arc::new(Mutex::new(recorder)),
             later: Vec::new(),
             known: vec![Known::default(); count],
             replacement: None,
             backup: Backup::default(),
             settled: Duration::ZERO,
+            healed: None,
             leaders: BTreeMap::new(),
             violations: Vec::new(),
             timeline: Vec::new(),
@@ -216,124 +237,6 @@ impl World {
         self.violations.push(text);
     }
 
-    fn rpc(&self) -> Rpc {
-        Rpc {
-            doors: self.doors.clone(),
-            network: self.network.clone(),
-            clock: self.client_clock.clone(),
-            history: self.history.clone(),
-            me: self.machines.len(),
-            deadline: self.plan.load.deadline,
-            library: None,
-        }
-    }
-
-    fn worker(&mut self, number: usize) -> Worker {
-        let mut rpc = self.rpc();
-        rpc.library = self.library(&rpc, number);
-        Worker {
-            rpc,
-            number,
-            members: self.plan.members,
-            machines: self.machines.len(),
-            load: self.plan.load.clone(),
-            random: Random::new(self.plan.seed).fork(&format!("worker {number}")),
-            stop: self.stop.clone(),
-        }
-    }
-
-    /// The client library of a worker, in mode `full`.
-    fn library(&mut self, rpc: &Rpc, number: usize) -> Option<Library> {
-        if self.plan.mode == Mode::Fast {
-            return None;
-        }
-        let mut random = Random::new(self.plan.seed).fork(&format!("library {number}"));
-        let habits = Habits {
-            chooses: random.chance(300),
-            connect_timeout: random.millis(300, 2500),
-            ping_interval: random.millis(5000, 10_000),
-            watch_buffer: *random.pick(&[1, 4, 64]),
-        };
-        let _within = self.clients.enter();
-        Library::new(rpc, &habits).map_err(|error| self.violation(Rule::Process, format!("no client: {error}"))).ok()
-    }
-
-    fn start_load(&mut self) {
-        let load = self.plan.load.clone();
-        let mut number = 0;
-        let mut next = || {
-            number += 1;
-            number
-        };
-        for _ in 0..load.clients {
-            let worker = self.worker(next());
-            self.clients.spawn(worker.read_and_write());
-        }
-        for _ in 0..load.lease_clients {
-            let worker = self.worker(next());
-            self.clients.spawn(worker.hold_leases());
-        }
-        for _ in 0..load.account_clients {
-            let worker = self.worker(next());
-            self.clients.spawn(worker.keep_accounts());
-        }
-        for _ in 0..load.list_clients {
-            let worker = self.worker(next());
-            self.clients.spawn(worker.grow_lists());
-        }
-        for _ in 0..load.set_clients {
-            let worker = self.worker(next());
-            self.clients.spawn(worker.keep_set());
-        }
-        for _ in 0..load.lock_clients {
-            let worker = self.worker(next());
-            self.clients.spawn(worker.take_locks());
-        }
-        for _ in 0..load.object_clients {
-            let worker = self.worker(next());
-            self.clients.spawn(worker.keep_objects());
-        }
-        for _ in 0..load.step_clients {
-            let worker = self.worker(next());
-            self.clients.spawn(worker.run_steps());
-        }
-        if load.auth {
-            let worker = self.worker(next());
-            self.clients.spawn(worker.try_permissions());
-        }
-        if load.copies {
-            let worker = self.worker(next());
-            self.clients.spawn(worker.save_copies(self.backup.clone()));
-        }
-        let worker = self.worker(next());
-        self.clients.spawn(worker.compact(self.recorder.clone()));
-        let worker = self.worker(next());
-        self.clients.spawn(worker.watch(self.recorder.clone(), false));
-        self.history.lock().watched.push(self.recorder.clone());
-        for _ in 0..load.watchers {
-            let number = next();
-            let key = self.random.below(load.keys);
-            let span = match self.random.below(3) {
-                0 => Span::key(&format!("k{key}")),
-                1 => Span::prefix("k"),
-                _ => Span::all(),
-            };
-            let filter = self.random.below(6);
-            let watched = Arc::new(Mutex::new(Watched {
-                name: format!("watcher {number}"),
-                span,
-                from: if self.random.chance(500) { 1 } else { 0 },
-                no_put: filter == 0,
-                no_delete: filter == 1,
-                ..Watched::default()
-            }));
-            self.history.lock().watched.push(watched.clone());
-            let slow = self.random.chance(400);
-            let worker = self.worker(number);
-            self.clients.spawn(worker.watch(watched, slow));
-        }
-    }
-
     /// Everything for one tick.
     fn tick(&mut self) {
         determinism::set_clock(self.now);
@@ -356,113 +259,6 @@ impl World {
         });
         self.now += self.plan.tick;
         self.look();
-    }
-
-    /// Notices processes that end by themselves, and who leads.
-    fn look(&mut self) {
-        self.go_on_replacing();
-        for index in 0..self.machines.len() {
-            if !self.machines[index].is_up() {
-                self.known[index].sync_failed_at = None;
-                self.known[index].failed_syncs = self.machines[index].disk.failed_syncs();
-                continue;
-            }
-            let door = self.doors[index].clone();
-            let ended =
-                door.fatal().map(|text| ("fatal", text)).or_else(|| door.failure().map(|text| ("stopped", text)));
-            if let Some((how, text)) = ended {
-                self.ended(index, how, &text, door.node().is_some());
-                continue;
-            }
-            self.look_at_disk(index);
-            if let Some(node) = door.node() {
-                self.look_at_node(index, &node);
-            }
-        }
-    }
-
-    /// A process has ended by itself. It is started again, as a supervisor does.
-    fn ended(&mut self, index: usize, how: &str, text: &str, was_up: bool) {
-        self.log(format!("m{index} {how}: {text}"));
-        let known = &mut self.known[index];
-        // Whoever joins and asks a member that has not heard of it yet is told so, and starts again.
-        let early = known.has_joined
-            && ["has no member with the peer URLs", "has already been bootstrapped"]
-                .iter()
-                .any(|words| text.contains(words));
-        // Two faults may end one process, and then the later one is still to come.
-        let injected = text.contains("injected sync failure");
-        // Without room nothing can be started. An engine that finds no room in the midst of a write has to be opened again; one
-        // on real files looks ahead, this one cannot.
-        let no_room = known.is_full && (!was_up || text.contains("no storage space"));
-        let expected = known.may_die > 0 || early || injected || no_room || known.is_damaged;
-        known.may_die = known.may_die.saturating_sub(1);
-        let is_damaged = known.is_damaged;
-        if !expected && !self.is_leaving(index) {
-            self.violation(Rule::Process, format!("m{index} ended by itself ({how}): {text}"));
-        }
-        // If it was the power that failed, the cache is gone with it.
-        if self.machines[index].disk.is_off() {
-            let chance = self.random.number();
-            self.machines[index].power_cut(chance);
-        } else {
-            self.machines[index].kill();
-        }
-        if is_damaged {
-            // It has found out. An operator gives it a new disk.
-            self.replace(index);
-        }
-        self.later.push((self.now + Duration::from_millis(500), Later::Start(index)));
-    }
-
-    /// A process must not go on when an fsync has failed.
-    fn look_at_disk(&mut self, index: usize) {
-        let failed = self.machines[index].disk.failed_syncs();
-        if failed == self.known[index].failed_syncs || self.machines[index].is_paused() {
-            return;
-        }
-        let since = *self.known[index].sync_failed_at.get_or_insert(self.now);
-        if self.now > since + SYNC_FAILURE_MAX {
-            self.known[index].failed_syncs = failed;
-            self.known[index].sync_failed_at = None;
-            self.violation(Rule::Process, format!("m{index} goes on though an fsync has failed"));
-        }
-    }
-
-    /// At most one member leads in a term, and no member goes back to an earlier one.
-    fn look_at_node(&mut self, index: usize, node: &Node) {
-        let (term, leads) = (node.header().raft_term.get(), node.leads());
-        let known = &mut self.known[index];
-        known.member = Some(node.member_id());
-        let (before, kept) = (known.term, known.term_kept);
-        if !self.machines[index].disk.is_off() {
-            known.term = term;
-            known.term_kept = kept.max(before.min(term));
-        }
-        // Right after its start a member has said nothing of any term yet.
-        if term > 0 && term < kept {
-            self.known[index].term_kept = 0;
-            self.violation(Rule::Leadership, format!("m{index} is in term {term}, but was in {kept} before"));
-        }
-        let lost_disk = self.replacement.as_ref().is_some_and(|going| going.machine == index && going.lost_disk);
-        if lost_disk && self.is_leaving(index) && node.has_leader() {
-            self.violation(Rule::Leadership, format!("m{index} has lost its disk, and takes part"));
-        }
-        if !leads {
-            return;
-        }
-        let name = format!("m{index}");
-        match self.leaders.get(&term) {
-            None => {
-                self.log(format!("{name} leads in term {term}"));
-                self.leaders.insert(term, name);
-            }
-            Some(other) if *other != name => {
-                let text = format!("{name} and {other} both lead in term {term}");
-                self.violation(Rule::Leadership, text);
-            }
-            Some(_) => {}
-        }
     }
 
     fn come_back(&mut self, later: Later) {
@@ -488,6 +284,11 @@ impl World {
                 let delay_ms = self.plan.link.delay_ms;
                 self.network.set_link(one, other, |link| link.delay_ms = delay_ms);
                 self.network.set_link(other, one, |link| link.delay_ms = delay_ms);
+            }
+            Later::FastDisk(index) => self.machines[index].set_sync_ms(self.plan.sync_ms),
+            Later::Cut(index, down, chance) => {
+                self.log(format!("m{index} loses power"));
+                self.cut(index, down, chance);
             }
         }
     }
@@ -596,10 +397,11 @@ fn config(plan: &Plan, index: usize) -> Config {
         record_cache_bytes: 64 << 10,
         tail_bytes_max: 256 << 10,
         flush_interval: Duration::from_secs(1),
-        compaction_batch: 20,
+        compaction_batch: plan.compaction_steps.0,
+        compaction_pause: plan.compaction_steps.1,
         quota_bytes: -1,
-        // Its engine is no file that could be replaced; and damage is to be seen.
-        self_rebuild: false,
+        self_rebuild: plan.self_rebuild,
+        scrub_interval: Duration::from_secs(2),
         ..Config::default()
     }
 }
