@@ -41,15 +41,22 @@ impl Worker {
 
     /// Changes users or roles: asks until it is known that it happened. `false`: there is no time left.
     async fn change(&mut self, command: AuthCommand) -> bool {
+        self.attempts_to_change(command).await > 0
+    }
+
+    /// Likewise; how often it asked. What it asked for and had no answer to may happen later. 0: there is no time left.
+    async fn attempts_to_change(&mut self, command: AuthCommand) -> usize {
+        let mut attempts = 0;
         while !self.stop.is_set() {
+            attempts += 1;
             let (member, asked) = (self.any_member(), command.clone());
             match self.rpc.call(member, move |node| async move { node.auth_change(asked).await }).await {
                 // Nobody else changes any, so a refusal says that it happened at an attempt before.
-                Some(Ok(_) | Err(Error::Rejected(_))) => return true,
+                Some(Ok(_) | Err(Error::Rejected(_))) => return attempts,
                 Some(Err(_)) | None => self.pause().await,
             }
         }
-        false
+        0
     }
 
     /// Somebody who has just proven this name.
@@ -119,19 +126,22 @@ impl Worker {
 
     /// What was allowed, and is not any more.
     async fn revoked(&mut self, counter: u64) {
-        let permission = Permission { range: range("y/"), access: Access::ReadWrite };
-        if !self.change(AuthCommand::RoleGrantPermission { role: "role".to_owned(), permission }).await {
+        // A range of its own, for what was asked earlier may still happen.
+        let prefix = format!("y/{counter}/");
+        let permission = Permission { range: range(&prefix), access: Access::ReadWrite };
+        let grant = AuthCommand::RoleGrantPermission { role: "role".to_owned(), permission };
+        if self.attempts_to_change(grant).await != 1 {
             return;
         }
         let Some(user) = self.prove(USER).await else { return };
-        let (member, key) = (self.any_member(), "y/1".to_owned());
+        let (member, key) = (self.any_member(), format!("{prefix}1"));
         let put = Op::Put { key: key.clone(), value: self.mark(counter), lease: 0 };
         if let Outcome::Refused(text) = self.rpc.run_as(self.number, member, Some(user.clone()), put).await
             && is_about_permissions(&text)
         {
             self.rpc.wrong(Rule::Auth, format!("m{member} refused what was permitted: {text}"));
         }
-        if !self.change(AuthCommand::RoleRevokePermission { role: "role".to_owned(), range: range("y/") }).await {
+        if !self.change(AuthCommand::RoleRevokePermission { role: "role".to_owned(), range: range(&prefix) }).await {
             return;
         }
         let value = format!("forbidden {}", self.mark(counter));

@@ -43,9 +43,12 @@ impl World {
         let injected = text.contains("injected sync failure");
         // Without room nothing can be started. An engine that finds no room in the midst of a write has to be opened again; one
         // on real files looks ahead, this one cannot.
-        let no_room = known.is_full && (!was_up || text.contains("no storage space"));
+        let no_room = known.is_full && (!was_up || text.contains("no storage space"))
+            // What redb says of itself after that, also when there is room again.
+            || text.contains("Previous I/O error occurred");
         // It goes, to come back with the data of the others.
-        let rebuilds = known.rebuilds && text.contains("rebuilds itself from the others");
+        let rebuilds = known.rebuilds
+            && ["rebuilds itself from the others", "is corrupt"].iter().any(|words| text.contains(words));
         let expected = known.may_die > 0 || early || injected || no_room || known.is_damaged || rebuilds || was_told;
         known.may_die = known.may_die.saturating_sub(1);
         let is_damaged = known.is_damaged;
