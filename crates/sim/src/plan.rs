@@ -368,6 +368,8 @@ impl Plan {
         plan.length = plan.length.min(Duration::from_secs(random.between(8, 16)));
         // Users of the front prove who they are, which the load of mode `fast` does not.
         plan.load.auth = false;
+        // A server that rebuilds itself is started anew by what it is embedded in.
+        plan.self_rebuild = false;
         let clients = plan.members + plan.learners;
         if random.chance(700) {
             for _ in 0..random.between(1, 12) {

@@ -15,7 +15,7 @@ use crate::history::{History, SharedHistory, Span, Watched};
 use crate::machine::{Door, Doors, Machine, paused_runtime};
 use crate::network::Network;
 use crate::oracle::Rule;
-use crate::plan::{Mode, Plan};
+use crate::plan::Plan;
 use crate::random::Random;
 use crate::replacement::{Answer, Replacement};
 use crate::workers::{Backup, Stop};
@@ -139,7 +139,8 @@ impl World {
         let doors: Doors = Arc::new((0..count).map(|_| Arc::new(Door::default())).collect());
         let machine = |index| {
             let mut seed = root.fork(&format!("machine {index}"));
-            let machine = Machine::new(index, network.clone(), doors.clone(), config(&plan, index), plan.mode, seed.number());
+            let machine =
+                Machine::new(index, network.clone(), doors.clone(), config(&plan, index), plan.mode, seed.number());
             machine.set_sync_ms(plan.sync_ms);
             machine
         };
