@@ -151,6 +151,8 @@ pub enum Rare {
     WatchOverflow,
     /// The log goes on in a new segment.
     WalRoll,
+    /// Raft has taken note of how far the state is before it is told how far the log may go.
+    SnapshotBeforePurge,
     /// The log is purged as far as it may be.
     LogPurge,
     /// A round of the read index finds no leader.

@@ -19,7 +19,7 @@ const USAGE: &str = "\
 usage: cargo xtask sabotage [--bug NAME] [--seeds N] [--seed FIRST] [--sample K] [--day D] [--jobs N] [--dev] [--program PATH]
 
   --bug NAME     this bug only (may be repeated)
-  --seeds N      give a bug up after so many seeds (100)
+  --seeds N      give a bug up after so many seeds (60)
   --seed FIRST   begin with this seed (1)
   --sample K     K of the bugs, by the day; fails if one is not found that docs/PROOF.md says is found
   --day D        the day (since 1970) of which to take the sample
@@ -95,7 +95,7 @@ pub fn run(args: &[String]) -> Result<()> {
 fn parse(args: &[String]) -> Result<Options> {
     let day = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() / 86_400);
     let mut options =
-        Options { bugs: Vec::new(), seeds: 100, first: 1, sample: None, day, jobs: 2, dev: false, program: None };
+        Options { bugs: Vec::new(), seeds: 60, first: 1, sample: None, day, jobs: 2, dev: false, program: None };
     let mut rest = args.iter();
     while let Some(word) = rest.next() {
         let mut value = || rest.next().with_context(|| format!("{word} needs a value\n{USAGE}"));

@@ -18,7 +18,7 @@ use openraft::type_config::async_runtime::watch::WatchReceiver;
 use openraft::{ChangeMembers, Instant, Raft, ReadPolicy, ServerState, Snapshot, SnapshotPolicy};
 use quorate_core::GroupId;
 use quorate_proto::peer_v1 as pb;
-use quorate_sabotage::sabotage;
+use quorate_sabotage::{rarely, sabotage};
 use quorate_storage::{Installer, SnapshotMeta as StoredSnapshotMeta, Store};
 use quorate_wal::GroupLog;
 use std::collections::{BTreeMap, BTreeSet};
@@ -209,6 +209,9 @@ impl<H: ApplyHooks> RaftGroup<H> {
     pub(crate) async fn purge(&self, upto: u64) {
         // An error means that Raft has stopped: then nothing is to purge.
         let _ = self.raft.trigger().snapshot().await;
+        if rarely!(SnapshotBeforePurge) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         let _ = self.raft.trigger().purge_log(upto).await;
     }
 
