@@ -1,5 +1,6 @@
 //! Makes the `:authority` of Go's etcd clients one that HTTP/2 allows, before hyper reads it. Knows the layout of frames
-//! and of header blocks; remembers no header, and answers nothing. Tells, too, that a client speaks HTTP/2.
+//! and of header blocks; remembers no header, and answers nothing. Tells, too, that a client speaks HTTP/2, and the heads of its
+//! frames.
 //!
 //! etcdctl 3.4 names an endpoint to the server as it was given on its command line: `:authority: http://127.0.0.1:2379`,
 //! or `unix:///run/etcd.sock`; later versions still send the path of a socket. Go's server takes any text there. The h2
@@ -19,75 +20,37 @@ mod tests;
 mod value;
 
 use fields::Fields;
-use std::io::{self, IoSlice};
-use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::task::{Context, Poll, ready};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// What each client begins an HTTP/2 connection with.
-pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Bytes of a frame's length, type, flags and stream.
 pub const HEAD_BYTES: usize = 9;
 const PRIORITY_BYTES: u32 = 5;
 
-const TYPE_HEADERS: u8 = 1;
+/// The type of HEADERS.
+pub const TYPE_HEADERS: u8 = 1;
 const TYPE_CONTINUATION: u8 = 9;
 const FLAG_PADDED: u8 = 0x8;
 const FLAG_PRIORITY: u8 = 0x20;
 
-/// The server's end of a connection, with authorities put right.
-pub struct Tolerant<I> {
-    inner: I,
-    frames: Frames,
-    greeted: Arc<AtomicBool>,
+/// What a frame's head says, but its length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// Its type.
+    pub kind: u8,
+    /// Its flags.
+    pub flags: u8,
+    /// Its stream, 0 for the connection.
+    pub stream: u32,
 }
 
-impl<I> Tolerant<I> {
-    /// Around a connection from which nothing has been read. `greeted` becomes true when the client has said that it speaks
-    /// HTTP/2: its preface and a first frame, which are its settings.
-    pub fn new(inner: I, greeted: Arc<AtomicBool>) -> Self {
-        Self { inner, frames: Frames::default(), greeted }
-    }
-}
-
-impl<I: AsyncRead + Unpin> AsyncRead for Tolerant<I> {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut self.inner).poll_read(context, buf))?;
-        let already = self.frames.greeted;
-        self.frames.pass(&mut buf.filled_mut()[before..]);
-        if self.frames.greeted && !already {
-            self.greeted.store(true, Relaxed);
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<I: AsyncWrite + Unpin> AsyncWrite for Tolerant<I> {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(context)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write_vectored(context, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.inner.is_write_vectored()
+impl Head {
+    /// With the length of the payload.
+    pub fn read(bytes: [u8; HEAD_BYTES]) -> (Self, u32) {
+        let [high, middle, low, kind, flags, a, b, c, d] = bytes;
+        // The first bit of the stream is reserved.
+        let stream = u32::from_be_bytes([a & 0x7f, b, c, d]);
+        (Self { kind, flags, stream }, u32::from_be_bytes([0, high, middle, low]))
     }
 }
 
@@ -112,7 +75,7 @@ enum Part {
 
 /// Where in its frames a client's stream of bytes is.
 #[derive(Debug)]
-struct Frames {
+pub struct Frames {
     part: Part,
     /// Bytes of the part that are still to come.
     left: u32,
@@ -143,8 +106,8 @@ impl Default for Frames {
 }
 
 impl Frames {
-    /// Follows the next bytes, and overwrites in them what must be.
-    fn pass(&mut self, mut bytes: &mut [u8]) {
+    /// Follows the next bytes, overwrites in them what must be, and shows the heads that end in them.
+    pub fn pass(&mut self, mut bytes: &mut [u8], mut each: impl FnMut(Head)) {
         while !bytes.is_empty() && self.part != Part::Foreign {
             let taken = bytes.len().min(self.left as usize);
             let (part, after) = bytes.split_at_mut(taken);
@@ -153,7 +116,7 @@ impl Frames {
             // At most `left`.
             self.left -= taken as u32;
             if self.left == 0 {
-                self.advance();
+                self.advance(&mut each);
             }
         }
     }
@@ -181,13 +144,18 @@ impl Frames {
         }
     }
 
+    /// Whether the client has said that it speaks HTTP/2: its preface and a first frame, which are its settings.
+    pub fn has_greeted(&self) -> bool {
+        self.greeted
+    }
+
     /// The current part is over: goes to the next one that is not empty.
-    fn advance(&mut self) {
+    fn advance(&mut self, each: &mut impl FnMut(Head)) {
         while self.left == 0 && self.part != Part::Foreign {
             self.greeted |= self.part == Part::Rest;
             (self.part, self.left) = match self.part {
                 Part::Preface | Part::Rest => (Part::Head, HEAD_BYTES as u32),
-                Part::Head => (Part::PadLength, self.begin()),
+                Part::Head => (Part::PadLength, self.begin(each)),
                 Part::PadLength => (Part::Priority, self.priority),
                 Part::Priority => (Part::Block, self.block),
                 Part::Block => (Part::Rest, self.rest),
@@ -197,9 +165,10 @@ impl Frames {
     }
 
     /// Reads a frame's head; the length of [`Part::PadLength`].
-    fn begin(&mut self) -> u32 {
-        let [high, middle, low, kind, flags, ..] = self.head;
-        let payload = u32::from_be_bytes([0, high, middle, low]);
+    fn begin(&mut self, each: &mut impl FnMut(Head)) -> u32 {
+        let (head, payload) = Head::read(self.head);
+        each(head);
+        let Head { kind, flags, .. } = head;
         (self.priority, self.block, self.rest) = (0, 0, 0);
         let mut pad_length = 0;
         match kind {

@@ -39,6 +39,7 @@ mod status;
 mod tls;
 mod utc;
 pub mod version;
+mod wire;
 
 pub use access::{Access, Allowed};
 pub use audit::{AuditOptions, WhenFull};

@@ -4,7 +4,6 @@
 //! request in time is closed; at shutdown each connection may finish what it has begun, for a bounded time.
 
 use crate::StartError;
-use crate::authority::Tolerant;
 use crate::config::{Endpoint, Limits, ServerConfig};
 use crate::connection::{Connection, Remote};
 use crate::gateway;
@@ -12,8 +11,8 @@ use crate::grpc::{self, Body};
 use crate::http as plain_http;
 use crate::inherited::Inherited;
 use crate::inline::{InlineExecutor, Requests};
-use crate::pings::Policed;
 use crate::shared::Shared;
+use crate::wire::Wire;
 use http::{Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -302,7 +301,7 @@ impl Acceptor {
         };
         let builder = builder(&self.limits, executor.clone());
         // A client of gRPC connects to all endpoints, and may leave one idle until it needs it: its greeting is enough.
-        let stream = Tolerant::new(Policed::new(stream, self.limits.keepalive_min_time), Arc::clone(&active));
+        let stream = Wire::new(stream, self.limits.keepalive_min_time, Arc::clone(&active));
         let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
         let mut requests = Requests::new(executor);
         let first_request = tokio::time::sleep(self.limits.header_read_timeout);

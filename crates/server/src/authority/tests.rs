@@ -1,5 +1,6 @@
 use super::value::CODES;
-use super::{FLAG_PADDED, FLAG_PRIORITY, Frames, PREFACE, TYPE_CONTINUATION, TYPE_HEADERS, Tolerant};
+use super::{FLAG_PADDED, FLAG_PRIORITY, Frames, PREFACE, TYPE_CONTINUATION, TYPE_HEADERS};
+use crate::wire::Wire;
 use http::Request;
 use proptest::prelude::*;
 use std::sync::Arc;
@@ -67,7 +68,7 @@ fn block(field: u8, authority: &str, huffman: bool) -> Vec<u8> {
 
 fn pass(bytes: &[u8]) -> Vec<u8> {
     let mut passed = bytes.to_vec();
-    Frames::default().pass(&mut passed);
+    Frames::default().pass(&mut passed, |_| ());
     passed
 }
 
@@ -75,7 +76,8 @@ fn pass(bytes: &[u8]) -> Vec<u8> {
 async fn request(bytes: &[u8]) -> Option<Request<()>> {
     let (mut client, server) = tokio::io::duplex(1 << 16);
     client.write_all(bytes).await.expect("room for it");
-    let mut connection = h2::server::handshake(Tolerant::new(server, Arc::default())).await.expect("HTTP/2");
+    let mut connection =
+        h2::server::handshake(Wire::new(server, Duration::ZERO, Arc::default())).await.expect("HTTP/2");
     let accepted = tokio::time::timeout(Duration::from_secs(5), connection.accept()).await.expect("an answer");
     let (request, _) = accepted?.ok()?;
     Some(request.map(|_| ()))
@@ -150,7 +152,8 @@ async fn a_later_request_refers_to_what_the_first_one_sent() {
     let sent = connection(&[frame(TYPE_HEADERS, END_HEADERS, &first), second]);
     let (mut client, server) = tokio::io::duplex(1 << 16);
     client.write_all(&sent).await.expect("room for it");
-    let mut connection = h2::server::handshake(Tolerant::new(server, Arc::default())).await.expect("HTTP/2");
+    let mut connection =
+        h2::server::handshake(Wire::new(server, Duration::ZERO, Arc::default())).await.expect("HTTP/2");
     for _ in 0..2 {
         let accepted = tokio::time::timeout(Duration::from_secs(5), connection.accept()).await.expect("an answer");
         let (request, _) = accepted.expect("a request").expect("a request");
@@ -192,15 +195,15 @@ fn nothing_but_authorities_changes_wherever_reads_are_split() {
     for bytes_max in 1..sent.len() {
         let mut passed = sent.clone();
         let mut frames = Frames::default();
-        passed.chunks_mut(bytes_max).for_each(|chunk| frames.pass(chunk));
+        passed.chunks_mut(bytes_max).for_each(|chunk| frames.pass(chunk, |_| ()));
         assert!(passed == expected, "chunks of {bytes_max}");
     }
     for at in 0..sent.len() {
         let mut passed = sent.clone();
         let mut frames = Frames::default();
         let (start, end) = passed.split_at_mut(at);
-        frames.pass(start);
-        frames.pass(end);
+        frames.pass(start, |_| ());
+        frames.pass(end, |_| ());
         assert!(passed == expected, "split at {at}");
     }
 }
@@ -256,8 +259,8 @@ proptest! {
         let mut parts = sent.clone();
         let mut frames = Frames::default();
         let (start, end) = parts.split_at_mut(split.index(sent.len()));
-        frames.pass(start);
-        frames.pass(end);
+        frames.pass(start, |_| ());
+        frames.pass(end, |_| ());
         prop_assert_eq!(parts, whole);
     }
 }
