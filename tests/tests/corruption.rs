@@ -354,7 +354,7 @@ async fn a_lone_member_says_that_it_is_damaged_and_serves_no_wrong_value() {
 /// by whoever reads it first.
 const CHECKPOINTED: Duration = Duration::from_secs(5);
 
-/// Zeroes the first half of the pages of redb behind its header, which it does not check before it uses them.
+/// Overwrites half of redb's pages, which it does not check before it uses them; not its header.
 fn wreck_engine(data_dir: &Path) {
     let path = data_dir.join("engine.redb");
     let mut content = std::fs::read(&path).expect("the engine's file");

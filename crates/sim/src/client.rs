@@ -313,7 +313,8 @@ pub fn range_of(span: &Span) -> KeyRange {
     KeyRange::from_wire(Bytes::from(span.from.clone()), until)
 }
 
-fn text(bytes: &Bytes) -> String {
+/// What clients write is text.
+pub fn text(bytes: &Bytes) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 

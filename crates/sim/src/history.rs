@@ -298,6 +298,38 @@ pub struct Watched {
     pub gaps: Vec<(i64, i64)>,
 }
 
+impl Watched {
+    /// It watches from now on, and was confirmed at `revision`: the first event to come is the one after, whose revision is returned.
+    pub fn begin_behind(&mut self, revision: i64) -> i64 {
+        (self.from, self.complete_to) = (revision + 1, revision);
+        self.from
+    }
+
+    /// Notes an event that came at the world time `now`, when all before `next` had come, and what it says was there `before`, which
+    /// the watcher may have `asked` for.
+    pub fn note_event(&mut self, now: Duration, event: Event, before: Option<Seen>, next: i64, asked: bool) {
+        if event.revision() < next {
+            self.violations.push(format!("{event:?} came, but everything before {next} had come already"));
+        }
+        if asked {
+            self.before.push((event.key().to_owned(), event.revision(), before));
+        } else if before.is_some() {
+            self.violations.push(format!("{event:?} came with {before:?}, for which nobody asked"));
+        }
+        self.events.push((now, event));
+    }
+
+    /// Notes that it was ended, because it had come to `next` and `compacted` is the first readable revision. Returns where it goes
+    /// on.
+    pub fn note_compaction(&mut self, compacted: i64, next: i64) -> i64 {
+        if compacted < next {
+            self.violations.push(format!("ended at compaction {compacted}, but {next} is readable"));
+        }
+        self.gaps.push((next, compacted - 1));
+        next.max(compacted)
+    }
+}
+
 /// A grant or a renewal of a lease.
 #[derive(Clone, Debug)]
 pub struct Renewal {

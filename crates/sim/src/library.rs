@@ -3,9 +3,8 @@
 //! What the library says of a failure is taken at its word, and judged: what it calls without effect must not happen, and
 //! what it calls unknown may happen once.
 
-use crate::client::Rpc;
+use crate::client::{Rpc, text};
 use crate::history::{Condition, Field, Op, Outcome, Seen, Span, Step, StepAnswer, Transaction};
-use bytes::Bytes;
 use hyper_util::rt::TokioIo;
 use quorate_client::{
     Client, Compare, ConnectOptions, DeleteOptions, Error, Event, EventKind, GetOptions, GetResponse, Is, KeyValue,
@@ -244,10 +243,6 @@ fn step_answer(answer: &OpResponse) -> StepAnswer {
         OpResponse::Get(read) => StepAnswer::Got(read.kvs.iter().map(seen).collect()),
         OpResponse::Txn(txn) => StepAnswer::Nested(txn.succeeded, txn.responses.iter().map(step_answer).collect()),
     }
-}
-
-fn text(bytes: &Bytes) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
 }
 
 /// What a key held.

@@ -199,7 +199,7 @@ async fn watchers_are_refused_one_by_one_and_in_order() {
     server.server.shutdown().await;
 }
 
-/// As in etcd: a stream looks at its token when a watcher is asked for. What it has goes on; what comes then is refused.
+/// A stream looks at its token when a watcher is asked for. What it has goes on; what comes then is refused.
 #[tokio::test]
 async fn a_stream_outlives_its_token_but_gets_no_more_watchers() {
     let server = TestServer::with_users(&["--auth-token-ttl=1"]).await;

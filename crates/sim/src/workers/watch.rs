@@ -61,6 +61,14 @@ impl Worker {
         self.random.below(self.machines as u64) as usize
     }
 
+    async fn look_away(&mut self, gaze: Gaze) {
+        if gaze != Gaze::Steady {
+            let longest = gaze.pause_ms(&mut self.random);
+            let pause = self.random.millis(0, longest);
+            tokio::time::sleep(pause).await;
+        }
+    }
+
     /// Watches `watched`'s span over all disconnections until the end.
     pub async fn watch(mut self, watched: Arc<Mutex<Watched>>, gaze: Gaze) {
         if let Some(library) = self.rpc.library.clone() {
@@ -77,11 +85,7 @@ impl Worker {
                     if !note(&self.rpc, &watched, &mut next, message, prev_kv) {
                         break;
                     }
-                    if gaze != Gaze::Steady {
-                        let longest = gaze.pause_ms(&mut self.random);
-                        let pause = self.random.millis(0, longest);
-                        tokio::time::sleep(pause).await;
-                    }
+                    self.look_away(gaze).await;
                     if self.random.chance(50) {
                         control.request_progress();
                     }
@@ -121,10 +125,7 @@ impl Worker {
                 continue;
             };
             if next == 0 {
-                // From now on: the first event to come is the one after.
-                next = watch.created_revision() + 1;
-                let mut watched = watched.lock();
-                (watched.from, watched.complete_to) = (next, next - 1);
+                next = watched.lock().begin_behind(watch.created_revision());
             }
             while !self.stop.is_set() {
                 // Nothing but the end of the run ends the silence of a watch that the library keeps up.
@@ -137,11 +138,7 @@ impl Worker {
                         }
                     }
                 }
-                if gaze != Gaze::Steady {
-                    let longest = gaze.pause_ms(&mut self.random);
-                    let pause = self.random.millis(0, longest);
-                    tokio::time::sleep(pause).await;
-                }
+                self.look_away(gaze).await;
                 if self.random.chance(50) {
                     library.all().request_watch_progress().await;
                 }
@@ -215,28 +212,15 @@ fn note_batch(rpc: &Rpc, watched: &Mutex<Watched>, next: &mut i64, batch: Result
     match batch {
         Ok(batch) => {
             for found in &batch.events {
-                let event = library::event(found);
-                if event.revision() < *next {
-                    watched.violations.push(format!("{event:?} came, but everything before {next} had come already"));
-                }
                 let before = found.prev_kv.as_ref().map(library::seen);
-                if prev_kv {
-                    watched.before.push((event.key().to_owned(), event.revision(), before));
-                } else if before.is_some() {
-                    watched.violations.push(format!("{event:?} came with {before:?}, for which nobody asked"));
-                }
-                watched.events.push((now, event));
+                watched.note_event(now, library::event(found), before, *next, prev_kv);
             }
             watched.complete_to = watched.complete_to.max(batch.revision);
             *next = (*next).max(batch.revision + 1);
             true
         }
         Err(Error::WatchCompacted { compact_revision }) => {
-            if compact_revision < *next {
-                watched.violations.push(format!("ended at compaction {compact_revision}, but {next} is readable"));
-            }
-            watched.gaps.push((*next, compact_revision - 1));
-            *next = (*next).max(compact_revision);
+            *next = watched.note_compaction(compact_revision, *next);
             false
         }
         Err(error) => {
@@ -253,10 +237,7 @@ fn note(rpc: &Rpc, watched: &Mutex<Watched>, next: &mut i64, message: WatchMessa
     match message {
         WatchMessage::Created { revision, .. } => {
             if *next == 0 {
-                // From now on: the first event to come is the one after.
-                *next = revision.get() + 1;
-                watched.from = *next;
-                watched.complete_to = revision.get();
+                *next = watched.begin_behind(revision.get());
             }
             true
         }
@@ -267,19 +248,10 @@ fn note(rpc: &Rpc, watched: &Mutex<Watched>, next: &mut i64, message: WatchMessa
         WatchMessage::Events { revision, events, .. } => {
             for found in &events {
                 let event = event(&found.record);
-                if event.revision() < *next {
-                    watched.violations.push(format!("{event:?} came, but everything before {next} had come already"));
-                }
                 if event.revision() > revision.get() {
                     watched.violations.push(format!("{event:?} came under the header {revision}"));
                 }
-                let before = found.prev_kv.as_ref().map(seen);
-                if prev_kv {
-                    watched.before.push((event.key().to_owned(), event.revision(), before));
-                } else if before.is_some() {
-                    watched.violations.push(format!("{event:?} came with {before:?}, for which nobody asked"));
-                }
-                watched.events.push((now, event));
+                watched.note_event(now, event, found.prev_kv.as_ref().map(seen), *next, prev_kv);
             }
             // A revision is never split, so that the last one is whole.
             let last = watched.events.last().map_or(0, |(_, event)| event.revision());
@@ -296,12 +268,7 @@ fn note(rpc: &Rpc, watched: &Mutex<Watched>, next: &mut i64, message: WatchMessa
             true
         }
         WatchMessage::Canceled { compact_revision, .. } => {
-            let compacted = compact_revision.get();
-            if compacted < *next {
-                watched.violations.push(format!("cancelled at compaction {compacted}, but {next} is readable"));
-            }
-            watched.gaps.push((*next, compacted - 1));
-            *next = (*next).max(compacted);
+            *next = watched.note_compaction(compact_revision.get(), *next);
             false
         }
     }
