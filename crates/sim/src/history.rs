@@ -345,6 +345,21 @@ pub struct Renewal {
     pub acknowledged: bool,
 }
 
+/// A lock or an office that a client of the library held.
+#[derive(Clone, Debug)]
+pub struct Hold {
+    /// Which client.
+    pub client: usize,
+    /// Of what.
+    pub name: String,
+    /// When the client had it.
+    pub start: Duration,
+    /// When it was told that it is lost, or began to give it back.
+    pub end: Duration,
+    /// The revision that proves it.
+    pub token: i64,
+}
+
 /// Everything that clients saw.
 #[derive(Debug, Default)]
 pub struct History {
@@ -352,6 +367,8 @@ pub struct History {
     pub entries: Vec<Entry>,
     /// Grants and renewals.
     pub renewals: Vec<Renewal>,
+    /// Locks and offices that were held.
+    pub holds: Vec<Hold>,
     /// Watchers that have ended or will.
     pub watched: Vec<Arc<Mutex<Watched>>>,
     /// What clients saw that nobody may see, and that needs no ledger to tell: the rule and the words.

@@ -117,6 +117,7 @@ fn here(arguments: &Arguments) -> Result<ExitCode> {
             &mut load.election_clients,
             &mut load.slow_readers,
             &mut load.quiet_watchers,
+            &mut load.recipe_clients,
         ] {
             *count = most.min(*count);
         }
@@ -139,8 +140,9 @@ fn print_report(seed: u64, report: &Report) {
     }
     let (calls, answered) = report.calls;
     println!(
-        "seed {seed} hash {:016x} calls {calls} answered {answered} revision {} simulated {:.1} s violations {}",
+        "seed {seed} hash {:016x} calls {calls} answered {answered} holds {} revision {} simulated {:.1} s violations {}",
         report.hash,
+        report.holds,
         report.revision,
         report.simulated.as_secs_f64(),
         report.violations.len()

@@ -219,6 +219,8 @@ pub struct Load {
     pub slow_readers: usize,
     /// Watchers of a key that is seldom written, which look away for long.
     pub quiet_watchers: usize,
+    /// Clients that use locks and elections of the client library, in mode `full`.
+    pub recipe_clients: usize,
     /// Whether there are users, and a client that tries what they may do.
     pub auth: bool,
     /// Whether somebody saves copies of the data, the last of which is restored in the end.
@@ -316,6 +318,7 @@ impl Plan {
             election_clients: some_more(3),
             slow_readers: some_more(2),
             quiet_watchers: some_more(2),
+            recipe_clients: 0,
             auth: extra.chance(300),
             copies: extra.chance(300),
             wipes: extra.chance(150),
@@ -370,6 +373,10 @@ impl Plan {
         plan.load.auth = false;
         // A server that rebuilds itself is started anew by what it is embedded in.
         plan.self_rebuild = false;
+        // Where all keys go now and then, locks go, too.
+        if !plan.load.wipes && random.chance(500) {
+            plan.load.recipe_clients = random.between(1, 4) as usize;
+        }
         let clients = plan.members + plan.learners;
         if random.chance(700) {
             for _ in 0..random.between(1, 12) {

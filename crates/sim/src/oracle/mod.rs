@@ -15,7 +15,8 @@
 //! 7. no lease ended before its last acknowledged renewal plus its TTL, none lives for ever, all of its keys end with it, and
 //!    nothing else deletes a key that nobody deleted,
 //! 8. what clients keep by transactions holds at every revision: accounts have one sum, lists only grow, and what only the
-//!    leader of an election may write was written by the one that stood for longest.
+//!    leader of an election may write was written by the one that stood for longest,
+//! 9. nobody holds a lock or an office of the client library while somebody else does.
 
 mod calls;
 mod hash;
@@ -31,6 +32,9 @@ use crate::workers::{ACCOUNTS, SUM, account_balance, candidates, written_by};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::time::Duration;
+
+/// How keys begin that belong to locks and elections.
+pub const RECIPES: &str = "recipe/";
 
 /// All changes by revision. Those up to `compacted` may be missing.
 #[derive(Clone, Debug, Default)]
@@ -92,6 +96,7 @@ pub fn check(ledger: &Ledger, history: &History, leases: &LeaseTimes) -> Vec<Str
     oracle.rule = Rule::Lease;
     oracle.check_leases(history, leases);
     oracle.check_deletes(&history.entries);
+    oracle.check_holds(&history.holds, leases);
     oracle.violations
 }
 
@@ -176,6 +181,10 @@ impl<'a> Oracle<'a> {
                 };
                 keys.entry(event.key()).or_default().insert(revision, seen);
                 let Some(seen) = seen else { continue };
+                // What the client library writes for a lock or an election is no value of a call.
+                if seen.key.starts_with(RECIPES) && seen.lease != 0 {
+                    continue;
+                }
                 // A value that was kept is there again later; it was written when it first came.
                 let first = *values.entry(seen.value.as_str()).or_insert(revision);
                 if first != revision && !kept.contains(seen.key.as_str()) {

@@ -1,6 +1,7 @@
 //! The load: clients that read and write, clients that hold leases, one that compacts; and what is in the modules: accounts,
 //! lists, sets, locks and objects as Kubernetes has them (`records`), elections (`election`), random transactions (`steps`), users
-//! and roles (`auth`), copies of the data (`backup`), watchers (`watch`), and such as have little to do (`seldom`).
+//! and roles (`auth`), copies of the data (`backup`), watchers (`watch`), and such as have little to do (`seldom`); locks and
+//! elections of the client library (`recipes`).
 //!
 //! Each is a loop until the world says stop. They keep to a member while it answers, and go to the next when it does not,
 //! as real clients do.
@@ -8,6 +9,7 @@
 mod auth;
 mod backup;
 mod election;
+mod recipes;
 mod records;
 mod seldom;
 mod steps;

@@ -43,8 +43,17 @@ impl World {
             hash.add(format!("{:?}", entry.outcome).as_bytes());
         }
         self.timeline.iter().for_each(|line| hash.add(line.as_bytes()));
+        let holds = history.holds.len();
         drop(history);
-        Report { violations, hash: hash.value(), calls, revision: newest, simulated: self.now, timeline: self.timeline }
+        Report {
+            violations,
+            hash: hash.value(),
+            calls,
+            holds,
+            revision: newest,
+            simulated: self.now,
+            timeline: self.timeline,
+        }
     }
 
     /// The end of the story, from every member; they must agree.

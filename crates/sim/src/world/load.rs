@@ -74,6 +74,7 @@ impl World {
         self.spawn(load.lock_clients, Worker::take_locks);
         self.spawn(load.object_clients, Worker::keep_objects);
         self.spawn(load.step_clients, Worker::run_steps);
+        self.spawn(load.recipe_clients, Worker::use_recipes);
         self.spawn(usize::from(load.auth), Worker::try_permissions);
         let place = self.backup.clone();
         self.spawn(usize::from(load.copies), |worker| worker.save_copies(place.clone()));

@@ -41,6 +41,8 @@ pub struct Report {
     pub hash: u64,
     /// Calls, and how many were answered.
     pub calls: (usize, usize),
+    /// How often a lock or an office was held.
+    pub holds: usize,
     /// The newest revision.
     pub revision: i64,
     /// Simulated time.
