@@ -332,6 +332,8 @@ struct DiskState {
     /// As it is after a power cut, but for what is pending.
     synced: Vec<u8>,
     pending: Vec<Write>,
+    /// So many syncs from now one fails: what it should have written is not on the disk, and counts as clean.
+    fails_in: Option<usize>,
 }
 
 #[derive(Debug)]
@@ -341,6 +343,15 @@ enum Write {
 }
 
 const SECTOR_BYTES: usize = 512;
+
+impl Write {
+    fn apply(&self, content: &mut Vec<u8>) {
+        match self {
+            Write::Length(len) => content.resize(*len, 0),
+            Write::Data(offset, data) => content[*offset..*offset + data.len()].copy_from_slice(data),
+        }
+    }
+}
 
 impl Disk {
     /// The disk after a power cut.
@@ -361,7 +372,7 @@ impl Disk {
                 }
             }
         }
-        Self(Arc::new(Mutex::new(DiskState { seen: left.clone(), synced: left, pending: Vec::new() })))
+        Self(Arc::new(Mutex::new(DiskState { seen: left.clone(), synced: left, ..DiskState::default() })))
     }
 }
 
@@ -386,8 +397,17 @@ impl StorageBackend for Disk {
 
     fn sync_data(&self) -> io::Result<()> {
         let mut state = self.0.lock().unwrap();
-        state.synced = state.seen.clone();
-        state.pending.clear();
+        let pending = std::mem::take(&mut state.pending);
+        let fails = state.fails_in == Some(0);
+        state.fails_in = state.fails_in.and_then(|syncs| syncs.checked_sub(1));
+        if fails {
+            // A length is no page: the file system's own journal has it.
+            state.pending.extend(pending.into_iter().filter(|write| matches!(write, Write::Length(_))));
+            return Err(io::Error::other("an fsync that fails"));
+        }
+        for write in pending {
+            write.apply(&mut state.synced);
+        }
         Ok(())
     }
 
@@ -427,6 +447,49 @@ fn redb_survives_power_cuts() {
         drop(store);
     }
     assert!(flushed > 100, "the log got somewhere: {flushed}");
+}
+
+fn open_disk(disk: &Disk) -> Result<Store, StorageError> {
+    store_on(Arc::new(RedbEngine::with_backend("disk", disk.clone(), EngineConfig { cache_bytes: 1 << 20 })?))
+}
+
+/// The process ends at an fsync that fails, as it must, and is started again on a page cache that has more than the disk and
+/// calls it clean. After that a power cut. A flush makes pages durable before what points to them, so that nothing is lost
+/// that a later flush has promised.
+#[test]
+fn redb_survives_a_failed_fsync_and_a_power_cut_after_it() {
+    let mut random = Random(5);
+    let mut failed = 0;
+    for round in 0..60 {
+        let disk = Disk::default();
+        let (mut entries, mut flushed) = (0, 0);
+        for fails_in in [Some(round % 2), None] {
+            let store = open_disk(&disk).unwrap();
+            let mut model = check_prefix(&store, flushed);
+            for _ in 0..20 + random.below(60) {
+                let i = model.log.len();
+                model.run(&store, entry(&model, i));
+                maintain(&store, i).unwrap();
+                if random.below(12) == 0 {
+                    flushed = store.flush().unwrap().index as usize;
+                }
+            }
+            disk.0.lock().unwrap().fails_in = fails_in;
+            match store.flush() {
+                Ok(position) => flushed = position.index as usize,
+                Err(_) => {
+                    failed += 1;
+                    // Its process has no orderly end.
+                    std::mem::forget(store);
+                }
+            }
+            entries = model.log.len();
+        }
+        let store = open_disk(&disk.cut(&mut random)).unwrap();
+        check_prefix(&store, flushed);
+        assert!(flushed > entries / 2);
+    }
+    assert_eq!(failed, 60);
 }
 
 /// A small file system, unmounted when dropped.

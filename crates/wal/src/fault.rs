@@ -3,7 +3,8 @@
 //!
 //! The model is harsher than most file systems: a sector of 512 bytes is written whole or not at all, but of unsynced
 //! writes any subset of sectors may survive, in any order; of unsynced creations, renames and removals any subset, too.
-//! Nothing is durable without a sync: not the name of a file whose content was synced, nor the other way round.
+//! Nothing is durable without a sync: not the name of a file whose content was synced, nor the other way round. The length
+//! that a file was set to is the old or the new one, and none between: it is not a page, and no write within it changes it.
 
 use crate::disk::{Disk, DiskFile, SyncTime};
 use parking_lot::Mutex;
@@ -55,7 +56,12 @@ struct Inode {
 }
 
 enum Change {
-    Write { offset: u64, bytes: Vec<u8> },
+    Write {
+        offset: u64,
+        bytes: Vec<u8>,
+        /// It made the file longer.
+        extends: bool,
+    },
     SetLen(u64),
 }
 
@@ -92,7 +98,7 @@ impl NameChange {
 impl Change {
     fn apply(&self, content: &mut Vec<u8>) {
         match self {
-            Change::Write { offset, bytes } => write(content, *offset, bytes),
+            Change::Write { offset, bytes, .. } => write(content, *offset, bytes),
             Change::SetLen(len) => content.resize(*len as usize, 0),
         }
     }
@@ -100,8 +106,12 @@ impl Change {
     /// Applies what of it reaches the disk when the power fails.
     fn apply_torn(&self, content: &mut Vec<u8>, chance: &mut Chance) {
         match self {
-            Change::Write { offset, bytes } => {
-                let (mut at, end) = (*offset, *offset + bytes.len() as u64);
+            Change::Write { offset, bytes, extends } => {
+                let (mut at, mut end) = (*offset, *offset + bytes.len() as u64);
+                if !extends {
+                    // Where the length that it was written within is lost, so is what lay behind the old one.
+                    end = end.min(content.len() as u64);
+                }
                 while at < end {
                     let next = ((at / SECTOR_BYTES + 1) * SECTOR_BYTES).min(end);
                     if chance.survives() {
@@ -217,7 +227,8 @@ impl FaultDisk {
     }
 
     /// Fails the sync of a file's data with this number (from 0, over the disk's life). As on Linux, what it should
-    /// have written stays readable and counts as clean, so the next sync succeeds without writing it.
+    /// have written stays readable and counts as clean, so the next sync succeeds without writing it. A length that was set
+    /// is in the file system's journal, and still to come.
     pub fn fail_sync_at(&self, sync: u64) {
         self.machine.lock().fail_sync_at = Some(sync);
     }
@@ -444,7 +455,7 @@ impl FaultFile {
         f(&mut machine)
     }
 
-    fn change(&self, change: Change) -> io::Result<()> {
+    fn change(&self, mut change: Change) -> io::Result<()> {
         self.with(|machine| {
             let cut = machine.operate()?;
             let used_bytes = machine.used_bytes();
@@ -452,9 +463,12 @@ impl FaultFile {
             let inode = machine.files.get_mut(&self.file).ok_or(io::ErrorKind::NotFound)?;
             let before = inode.current.len() as u64;
             let after = match &change {
-                Change::Write { offset, bytes } => before.max(offset + bytes.len() as u64),
+                Change::Write { offset, bytes, .. } => before.max(offset + bytes.len() as u64),
                 Change::SetLen(len) => *len,
             };
+            if let Change::Write { extends, .. } = &mut change {
+                *extends = after > before;
+            }
             if after > before && used_bytes - before + after > capacity_bytes {
                 return Err(io::ErrorKind::StorageFull.into());
             }
@@ -489,7 +503,7 @@ impl DiskFile for FaultFile {
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.change(Change::Write { offset, bytes: bytes.to_vec() })
+        self.change(Change::Write { offset, bytes: bytes.to_vec(), extends: false })
     }
 
     fn sync_data(&self) -> io::Result<()> {
@@ -501,6 +515,8 @@ impl DiskFile for FaultFile {
             let pending = std::mem::take(&mut inode.pending);
             if failed {
                 machine.failed_syncs += 1;
+                let lengths = pending.into_iter().filter(|change| matches!(change, Change::SetLen(_)));
+                inode.pending = lengths.collect();
                 return Err(io::Error::other("injected sync failure"));
             }
             for change in pending {

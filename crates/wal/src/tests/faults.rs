@@ -322,3 +322,24 @@ fn an_entry_that_replaced_a_queued_one_stays_readable() {
         log.close().await;
     });
 }
+
+#[test]
+fn a_length_that_was_set_is_the_old_or_the_new_one_after_a_power_cut() {
+    let mut found = std::collections::BTreeSet::new();
+    for (seed, fails) in (0..64).flat_map(|seed| [(seed, false), (seed, true)]) {
+        let disk = FaultDisk::new();
+        let file = disk.create(Path::new("/file")).unwrap();
+        file.set_len(4096).unwrap();
+        file.sync_data().unwrap();
+        disk.sync_dir(Path::new("/")).unwrap();
+        file.set_len(12288).unwrap();
+        if fails {
+            disk.fail_sync_at(disk.syncs());
+            file.sync_data().unwrap_err();
+        }
+        file.write_at(8192, &[7; 2048]).unwrap();
+        disk.power_cut(seed);
+        found.insert(disk.content(Path::new("/file")).len());
+    }
+    assert_eq!(found.into_iter().collect::<Vec<_>>(), [4096, 12288]);
+}
