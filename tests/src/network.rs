@@ -4,8 +4,10 @@
 //! them. A cut is silent, as a broken cable is: the sender's neighbour table points to an address that nobody has. It
 //! works for one direction at a time.
 
+use std::collections::BTreeSet;
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, bail};
@@ -56,11 +58,7 @@ impl Network {
     /// When there is no free port, or the namespace cannot be made.
     pub fn add(&mut self, index: usize) -> Result<(String, String)> {
         match self {
-            Network::Loopback => {
-                let listeners = [free_port()?, free_port()?];
-                let [client, peer] = listeners.map(|listener| listener.local_addr().map(|addr| addr.to_string()));
-                Ok((client?, peer?))
-            }
+            Network::Loopback => Ok((format!("127.0.0.1:{}", free_port()?), format!("127.0.0.1:{}", free_port()?))),
             Network::Namespaces(namespaces) => {
                 namespaces.add(index)?;
                 let address = namespaces.address(index);
@@ -199,12 +197,17 @@ impl Drop for Namespaces {
     }
 }
 
-/// A listener on a port of [`PORTS`] that nobody else has.
-fn free_port() -> Result<TcpListener> {
+/// A port of [`PORTS`] that nobody else has, and that this process has not chosen before: who got the earlier one may not
+/// have started to listen yet.
+fn free_port() -> Result<u16> {
+    static CHOSEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
     for _ in 0..100 {
-        match TcpListener::bind(("127.0.0.1", rand::random_range(PORTS))) {
+        let port = rand::random_range(PORTS);
+        match TcpListener::bind(("127.0.0.1", port)) {
             Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {}
-            result => return Ok(result?),
+            Err(error) => return Err(error.into()),
+            Ok(_) if CHOSEN.lock().unwrap().insert(port) => return Ok(port),
+            Ok(_) => {}
         }
     }
     bail!("no free port between {} and {}", PORTS.start, PORTS.end)

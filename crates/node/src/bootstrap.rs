@@ -155,11 +155,19 @@ fn refuse_foreign_directory(disk: &dyn Disk, dir: &Path) -> Result<(), Error> {
 /// Members of a configuration, by id: name and peer URLs.
 pub(crate) type ConfiguredMembers = BTreeMap<u64, (String, Vec<String>)>;
 
-/// All members of the configuration.
+/// All members of the configuration. No URL may be there twice: members with the same URLs would have the same id.
 pub(crate) fn configured_members(config: &Config) -> Result<ConfiguredMembers, Error> {
     let mut by_name: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    let mut seen = BTreeSet::new();
     for (name, url) in &config.initial_cluster {
         crate::urls::host_port(url).map_err(|e| Error::Fatal(format!("--initial-cluster: {e}")))?;
+        if !seen.insert(url) {
+            let all: Vec<_> = config.initial_cluster.iter().map(|(name, url)| format!("{name}={url}")).collect();
+            return Err(Error::Fatal(format!(
+                "initial cluster {} has duplicate url: give each member a peer URL of its own",
+                all.join(",")
+            )));
+        }
         by_name.entry(name).or_default().push(url.clone());
     }
     Ok(by_name
@@ -382,6 +390,14 @@ mod tests {
         let member = member_id(&["http://localhost:2380".into()], "etcd-cluster", None);
         assert_eq!(format!("{member:x}"), "8e9e05c52164694d");
         assert_eq!(format!("{:x}", cluster_id([member])), "cdf818194e3a8c32");
+    }
+
+    #[test]
+    fn members_with_the_same_url_are_refused() {
+        let initial_cluster = [("a", "http://h:1"), ("b", "http://h:1")].map(|(name, url)| (name.into(), url.into()));
+        let config = Config { initial_cluster: initial_cluster.into(), ..Config::default() };
+        let refused = configured_members(&config).unwrap_err().to_string();
+        assert!(refused.contains("initial cluster a=http://h:1,b=http://h:1 has duplicate url"), "{refused}");
     }
 
     #[test]
