@@ -150,11 +150,11 @@ fn check_revision<V: View>(view: &V, request: &RangeRequest) -> Result<(), Rejec
 }
 
 fn check_put_state<V: View>(view: &V, put: &Put) -> Result<(), Rejection> {
-    if (put.ignore_value || put.ignore_lease) && view.key(&put.key, view.revision()).is_none() {
-        return Err(Rejection::KeyNotFound);
-    }
     if put.lease.is_some() && view.lease(put.lease).is_none() {
         return Err(Rejection::LeaseNotFound);
+    }
+    if (put.ignore_value || put.ignore_lease) && view.key(&put.key, view.revision()).is_none() {
+        return Err(Rejection::KeyNotFound);
     }
     Ok(())
 }

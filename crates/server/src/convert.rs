@@ -7,7 +7,7 @@ use quorate_core::auth::{Access, Permission, ROOT_ROLE, Role};
 use quorate_core::{
     Alarm, AlarmKind, Change, ClusterId, Compare, CompareResult, CompareTarget, DeleteRange, KeyRange, KeyValue,
     LeaseId, MemberId, Op, OpReply, Put, RangeReply, RangeRequest, Rejection, Revision, SortOrder, SortTarget, Term,
-    Txn, TxnReply,
+    Txn, TxnReply, check_delete, check_put,
 };
 use quorate_node::{Answer, Header, LeaseTimeToLive, Member, WatchCreate, WatchEvent};
 use quorate_proto::authpb;
@@ -72,8 +72,8 @@ pub fn delete_request(request: pb::DeleteRangeRequest) -> DeleteRange {
 /// A transaction.
 ///
 /// # Errors
-/// In etcd's order: more than `ops_max` operations in a list, an empty key in a compare, an operation without content or
-/// with an option outside its enum.
+/// In etcd's order: more than `ops_max` operations in a list, an empty key in a compare, then what is wrong with each
+/// operation, one after the other: it is empty, or none of its own checks lets it pass.
 pub fn txn_request(request: pb::TxnRequest, ops_max: usize) -> Result<Txn, Status> {
     let longest = request.compare.len().max(request.success.len()).max(request.failure.len());
     let Some(ops_left) = ops_max.checked_sub(longest) else { return Err(rejected(Rejection::TooManyOps)) };
@@ -87,8 +87,16 @@ pub fn txn_request(request: pb::TxnRequest, ops_max: usize) -> Result<Txn, Statu
 fn request_op(op: pb::RequestOp, ops_max: usize) -> Result<Op, Status> {
     Ok(match op.request {
         Some(pb::request_op::Request::RequestRange(request)) => Op::Range(range_request(request)?),
-        Some(pb::request_op::Request::RequestPut(request)) => Op::Put(put_request(request)),
-        Some(pb::request_op::Request::RequestDeleteRange(request)) => Op::DeleteRange(delete_request(request)),
+        Some(pb::request_op::Request::RequestPut(request)) => {
+            let put = put_request(request);
+            check_put(&put).map_err(rejected)?;
+            Op::Put(put)
+        }
+        Some(pb::request_op::Request::RequestDeleteRange(request)) => {
+            let delete = delete_request(request);
+            check_delete(&delete).map_err(rejected)?;
+            Op::DeleteRange(delete)
+        }
         Some(pb::request_op::Request::RequestTxn(request)) => Op::Txn(txn_request(request, ops_max)?),
         None => return Err(rejected(Rejection::KeyNotFound)),
     })

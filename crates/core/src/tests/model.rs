@@ -170,11 +170,11 @@ impl Model {
                     _ => {}
                 },
                 Op::Put(put) => {
-                    if (put.ignore_value || put.ignore_lease) && !self.now().contains_key(&put.key) {
-                        return Err(Rejection::KeyNotFound);
-                    }
                     if put.lease.get() != 0 && !self.leases.contains_key(&put.lease.get()) {
                         return Err(Rejection::LeaseNotFound);
+                    }
+                    if (put.ignore_value || put.ignore_lease) && !self.now().contains_key(&put.key) {
+                        return Err(Rejection::KeyNotFound);
                     }
                 }
                 Op::DeleteRange(_) => {}

@@ -46,6 +46,9 @@ fn a_transaction_is_checked_in_etcds_order() {
         (txn(vec![], vec![put_op("a"), put_op("b"), put_op("c")]), "3 etcdserver: too many operations in txn request"),
         (txn(vec![empty_compare.clone()], vec![pb::RequestOp { request: None }]), "3 etcdserver: key is not provided"),
         (txn(vec![], vec![pb::RequestOp { request: None }]), "3 etcdserver: key not found"),
+        (txn(vec![], vec![put_op(""), pb::RequestOp { request: None }]), "3 etcdserver: key is not provided"),
+        (txn(vec![], vec![pb::RequestOp { request: None }, put_op("")]), "3 etcdserver: key not found"),
+        (txn(vec![], vec![put_op(""), txn_op(vec![put_op("a"), put_op("b")])]), "3 etcdserver: key is not provided"),
         (txn(vec![], vec![txn_op(vec![put_op("a")])]), "ok"),
         (txn(vec![], vec![txn_op(vec![put_op("a"), put_op("b")])]), "3 etcdserver: too many operations in txn request"),
     ] {
