@@ -1,7 +1,7 @@
 //! `cargo xtask upgrade`: a cluster of an earlier commit's build becomes one of this one's, under load.
 //!
-//! The earlier commit is checked out and built below the build directory, so that the next time only what has changed is built
-//! anew. Too slow for every run of CI: what CI runs is the rolling restart, with one build.
+//! The earlier commit is checked out below the build directory and built in it: dependencies that did not change are there
+//! already.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -47,10 +47,10 @@ fn commit(revision: &str) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-/// Builds the server of a commit; gives the binary.
+/// Builds the server of a commit; gives a copy of the binary, since the next build takes its place.
 fn build(commit: &str) -> Result<PathBuf> {
     let dir = target_dir().join("upgrade");
-    let (source, target) = (dir.join("source"), dir.join("target"));
+    let source = dir.join("source");
     if source.join("Cargo.toml").is_file() {
         exec(git(&source).args(["checkout", "--quiet", "--force", "--detach", commit]))?;
     } else {
@@ -58,10 +58,13 @@ fn build(commit: &str) -> Result<PathBuf> {
         exec(git(workspace_root()).args(["worktree", "prune"]))?;
         exec(git(workspace_root()).args(["worktree", "add", "--quiet", "--detach"]).arg(&source).arg(commit))?;
     }
+    let target = target_dir();
     exec(
         cargo().current_dir(&source).args(["build", "--locked", "--package", "quorate", "--target-dir"]).arg(&target),
     )?;
-    Ok(target.join("debug").join("quorate"))
+    let old = dir.join("quorate");
+    std::fs::copy(target.join("debug").join("quorate"), &old).context("cannot copy the earlier build")?;
+    Ok(old)
 }
 
 fn git(dir: &Path) -> Command {
