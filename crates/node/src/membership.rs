@@ -200,7 +200,12 @@ fn count(members: &[Member], except: Option<u64>) -> (usize, usize) {
     (voters.count(), started)
 }
 
+/// Whether a member may vote: it has nearly the whole log, and the cluster has heard which data directory is its own. If a voter
+/// lost its directory before that, nobody could tell the empty one from it, and what it has acknowledged could be lost.
 fn caught_up(group: &Group, id: u64) -> bool {
+    if !group.state.store.members().iter().any(|(member, _)| member.get() == id) {
+        return false;
+    }
     let (last, _) = group.raft.log_position();
     group.raft.matching().get(&id).is_some_and(|matching| *matching * 100 >= last * READY_PERCENT)
 }
