@@ -1,7 +1,7 @@
 //! Who this member is: read from the data directory, or found out at the first start.
 
 use crate::env::Env;
-use crate::peer::Peers;
+use crate::peer::{PeerError, Peers};
 use crate::{Config, EngineKind, Error, InitialClusterState};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
@@ -210,7 +210,8 @@ async fn found(config: &Config, env: &dyn Env) -> Result<DataIdentity, Error> {
 async fn join(config: &Config, env: &dyn Env) -> Result<DataIdentity, Error> {
     let others: Vec<String> =
         config.initial_cluster.iter().filter(|(name, _)| *name != config.name).map(|(_, url)| url.clone()).collect();
-    let info = ask_to_join(env, &others).await?;
+    let ask = async |url| Peers::cluster_info(env, &[url], true, JOIN_ASK_TIMEOUT).await;
+    let info = ask_to_join(&others, ask).await?;
     let mine: BTreeSet<&String> = config.initial_advertise_peer_urls.iter().collect();
     let member = info.members.iter().find(|m| m.peer_urls.iter().collect::<BTreeSet<_>>() == mine).ok_or_else(|| {
         Error::Fatal(format!(
@@ -224,25 +225,25 @@ async fn join(config: &Config, env: &dyn Env) -> Result<DataIdentity, Error> {
     Ok(new_identity(config, env, info.cluster_id, member.id, BTreeMap::new()))
 }
 
-/// Who is in the cluster. A member that lags may not know yet that this one was added, or take it for one that was removed: its
-/// word counts only if the leader has confirmed it. All are asked, until one has such an answer, or time is up; then an answer
-/// without the leader's word has to do, for the cluster may have none.
-async fn ask_to_join(env: &dyn Env, others: &[String]) -> Result<pb::ClusterInfoReply, Error> {
-    let mut unconfirmed = None;
+/// Who is in the cluster. A member that lags may not know yet that this one was added, take it for one that was removed, or not
+/// know the directory under which it has voted: its word counts only if the leader has confirmed it. All are asked, until one
+/// has such an answer, or time is up. A cluster without a leader cannot need this member to get one, for it has no vote before
+/// a leader has promoted it.
+async fn ask_to_join<A, F>(others: &[String], ask: A) -> Result<pb::ClusterInfoReply, Error>
+where
+    A: Fn(String) -> F,
+    F: Future<Output = Result<pb::ClusterInfoReply, PeerError>>,
+{
+    let mut leaderless = None;
     let attempt = async {
         loop {
-            let mut asked: FuturesUnordered<_> = others
-                .iter()
-                .map(async |url| {
-                    (url, Peers::cluster_info(env, std::slice::from_ref(url), true, JOIN_ASK_TIMEOUT).await)
-                })
-                .collect();
+            let mut asked: FuturesUnordered<_> = others.iter().map(async |url| (url, ask(url.clone()).await)).collect();
             while let Some((url, answer)) = asked.next().await {
                 match answer {
                     Ok(info) if info.confirmed => return info,
-                    Ok(info) => {
+                    Ok(_) => {
                         tracing::info!(url, "a member of the cluster cannot reach the leader: asking again");
-                        unconfirmed = Some(info);
+                        leaderless = Some(url);
                     }
                     Err(error) => tracing::info!(url, %error, "cannot ask a member of the cluster to join"),
                 }
@@ -250,12 +251,15 @@ async fn ask_to_join(env: &dyn Env, others: &[String]) -> Result<pb::ClusterInfo
             tokio::time::sleep(JOIN_PAUSE).await;
         }
     };
-    let confirmed = tokio::time::timeout(JOIN_TIMEOUT, attempt).await.ok();
-    confirmed.or(unconfirmed).ok_or_else(|| {
-        Error::Fatal(format!(
-            "cannot fetch cluster info from peer urls: no member of --initial-cluster answers at {}: are they up?",
-            others.join(", ")
-        ))
+    tokio::time::timeout(JOIN_TIMEOUT, attempt).await.map_err(|_elapsed| {
+        let why = match leaderless {
+            None => format!("no member of --initial-cluster answers at {}: are they up?", others.join(", ")),
+            Some(url) => format!(
+                "the member at {url} answers, but reaches no leader that could confirm who is in the cluster: start this \
+                 member again when the cluster has a leader"
+            ),
+        };
+        Error::Fatal(format!("cannot fetch cluster info from peer urls: {why}"))
     })
 }
 
@@ -398,6 +402,29 @@ mod tests {
         let config = Config { initial_cluster: initial_cluster.into(), ..Config::default() };
         let refused = configured_members(&config).unwrap_err().to_string();
         assert!(refused.contains("initial cluster a=http://h:1,b=http://h:1 has duplicate url"), "{refused}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_joins_believes_nobody_whom_no_leader_has_confirmed() {
+        let others = ["http://a:1".to_owned(), "http://b:1".to_owned()];
+        let info = |confirmed| Ok(pb::ClusterInfoReply { cluster_id: 7, members: vec![], confirmed });
+        let silent = || Err(PeerError::NotConnected("nobody is there".into()));
+
+        // There is a leader only after some rounds, and only one member reaches it.
+        let rounds = std::cell::Cell::new(0);
+        let late = ask_to_join(&others, |url| {
+            rounds.set(rounds.get() + 1);
+            std::future::ready(info(url == others[1] && rounds.get() > 9))
+        });
+        assert!(late.await.unwrap().confirmed);
+
+        let begin = tokio::time::Instant::now();
+        let half = |url| std::future::ready(if url == others[0] { info(false) } else { silent() });
+        let text = ask_to_join(&others, half).await.unwrap_err().to_string();
+        assert!(text.contains("http://a:1 answers, but reaches no leader"), "{text}");
+        assert_eq!(begin.elapsed(), JOIN_TIMEOUT);
+        let text = ask_to_join(&others, |_| std::future::ready(silent())).await.unwrap_err().to_string();
+        assert!(text.contains("no member of --initial-cluster answers at http://a:1, http://b:1"), "{text}");
     }
 
     #[test]
