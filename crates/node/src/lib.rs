@@ -16,6 +16,7 @@ mod error;
 mod error_code;
 mod group;
 mod health;
+mod inquiry;
 pub mod lease_clock;
 mod membership;
 mod metrics;

@@ -86,12 +86,13 @@ impl Service {
             );
             return Some((pb::Refusal::Cluster, text));
         }
+        // Before anything else that concerns this cluster: it may be looking for members that are gone, too.
+        if store.is_forgotten(member) {
+            return Some((pb::Refusal::Removed, removed_text(hello.member_id)));
+        }
         if hello.to_member_id != 0 && hello.to_member_id != self.identity.member_id {
             let text = format!("this is member {:x}, not {:x}", self.identity.member_id, hello.to_member_id);
             return Some((pb::Refusal::NotMe, text));
-        }
-        if store.is_forgotten(member) {
-            return Some((pb::Refusal::Removed, removed_text(hello.member_id)));
         }
         // INVARIANT(identity): an id comes with the data directory that it has told the cluster, or not at all.
         let known = store.members().into_iter().find(|(id, _)| *id == member);

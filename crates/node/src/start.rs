@@ -4,6 +4,7 @@ use crate::bootstrap::{self, DataIdentity};
 use crate::corruption::{self, CorruptionChecks, Hashing, Schedule};
 use crate::env::{Env, Listener};
 use crate::group::{Group, GroupOptions, Upkeep, UpkeepOptions};
+use crate::inquiry::Inquiry;
 use crate::peer::{self, Identity, Peers};
 use crate::raft::{MemberNode, RaftOptions, last_of, members_of};
 use crate::rebuild::{self, Keeper, Leave, Pulls, Record};
@@ -171,6 +172,7 @@ async fn start_once(
     env.spawn_dedicated("quorate-scrub", Box::pin(scrub.run()));
     tasks.push(tokio::spawn(membership::run_promoter(Arc::downgrade(&group))));
     tasks.push(tokio::spawn(publish(Arc::downgrade(&group), config.clone(), identity.clone())));
+    tasks.push(tokio::spawn(Inquiry::new(&group, peers.clone(), config.clone()).run()));
     tasks.push(tokio::spawn(watch_membership(Arc::downgrade(&group), peers, identity.member_id, stopped.clone())));
     tasks.push(tokio::spawn(watch_failure(Arc::downgrade(&group), config.clone(), env.clone(), stopped.clone())));
     Ok(Arc::new(Running {

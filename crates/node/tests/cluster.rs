@@ -7,6 +7,7 @@ use quorate_wal::Disk;
 use std::io;
 use std::net::TcpListener;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -225,11 +226,22 @@ async fn leases_expire_in_time_and_take_their_keys_along() {
 struct Cut {
     outside: OsEnv,
     urls: Mutex<Vec<String>>,
+    /// So many times they can be dialled nevertheless.
+    first: AtomicUsize,
 }
 
 impl Cut {
     fn off(urls: &[String]) -> Arc<Self> {
-        Arc::new(Self { outside: OsEnv::new(), urls: Mutex::new(urls.to_vec()) })
+        Self::off_after(0, urls)
+    }
+
+    fn off_after(first: usize, urls: &[String]) -> Arc<Self> {
+        Arc::new(Self { outside: OsEnv::new(), urls: Mutex::new(urls.to_vec()), first: AtomicUsize::new(first) })
+    }
+
+    fn refuses(&self, url: &String) -> bool {
+        self.urls.lock().unwrap().contains(url)
+            && self.first.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_err()
     }
 }
 
@@ -255,7 +267,7 @@ impl Env for Cut {
     }
 
     fn connect(&self, url: String) -> BoxFuture<io::Result<Box<dyn ByteStream>>> {
-        if self.urls.lock().unwrap().contains(&url) {
+        if self.refuses(&url) {
             return Box::pin(async { Err(io::ErrorKind::HostUnreachable.into()) });
         }
         self.outside.connect(url)
@@ -328,6 +340,76 @@ async fn a_member_that_joins_believes_no_member_that_lags() {
     for node in &nodes {
         node.shutdown().await;
     }
+}
+
+/// A cluster of one, and what the second member is to be started with.
+async fn one_and_a_second(dir: &Path) -> (Node, Config) {
+    let all = configs(dir, &[EngineKind::Redb; 2]);
+    let first = Config { initial_cluster: all[0].initial_cluster[..1].to_vec(), ..all[0].clone() };
+    let node = start(&[first]).await.remove(0);
+    node.put(put("before", "x")).await.unwrap();
+    (node, Config { initial_cluster_state: InitialClusterState::Existing, ..all[1].clone() })
+}
+
+/// Waits until a member's figures have this line.
+async fn figure(node: &Node, line: &str) {
+    let said = async {
+        while !node.metrics_text().lines().any(|other| other == line) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), said).await.expect("it says so in time");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_votes_when_the_cluster_has_heard_which_directory_it_has() {
+    let dir = tempfile::tempdir().unwrap();
+    let (node, second) = one_and_a_second(dir.path()).await;
+    let others: Vec<String> = node.config().listen_peer_urls.clone();
+    node.member_add(second.listen_peer_urls.clone(), false).await.unwrap();
+    // It asks who is in the cluster. What it has to tell after that does not reach anybody, though the leader reaches it.
+    let within = Cut::off_after(1, &others);
+    let joined = Node::start_in(second, within.clone()).await.unwrap();
+    let caught_up = async {
+        while joined.status().applied_index < node.status().applied_index || joined.status().applied_index.get() == 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), caught_up).await.expect("it catches up");
+    // Whoever is ready is promoted ten times in this time.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    figure(&joined, "etcd_server_is_learner 1").await;
+
+    within.urls.lock().unwrap().clear();
+    figure(&joined, "etcd_server_is_learner 0").await;
+    joined.wait_ready().await.unwrap();
+    joined.shutdown().await;
+    node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_was_removed_before_it_knew_anybody_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let all = configs(dir.path(), &[EngineKind::Redb; 2]);
+    let around = Cut::off(&all[1].listen_peer_urls);
+    let first = Config { initial_cluster: all[0].initial_cluster[..1].to_vec(), ..all[0].clone() };
+    let node = Node::start_in(first, around.clone()).await.unwrap();
+    node.wait_ready().await.unwrap();
+    let id = node.member_add(all[1].listen_peer_urls.clone(), true).await.unwrap().body.0.id;
+    // It learns who it is, and nothing more: the leader does not reach it.
+    let second = Config { initial_cluster_state: InitialClusterState::Existing, ..all[1].clone() };
+    let joined = Node::start(second.clone()).await.unwrap();
+    assert_eq!(joined.member_id(), id);
+    joined.shutdown().await;
+    drop(joined);
+    node.member_remove(id).await.unwrap();
+    around.urls.lock().unwrap().clear();
+
+    let back = Node::start(second).await.unwrap();
+    assert_eq!(back.members(false).await.unwrap().body, [], "it has nobody to ask but by its options");
+    let told = tokio::time::timeout(Duration::from_secs(20), back.stopped()).await.expect("it is told");
+    assert!(matches!(&told, Error::Removed(text) if text.contains("permanently removed")), "{told}");
+    node.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -204,6 +204,17 @@ impl Peers {
         await_answer(self.send(member, group, ask), timeout).await
     }
 
+    /// Dials whoever is there, and hangs up: a member that refuses this one says so.
+    pub(crate) async fn introduce(&self, url: &str) {
+        let (directory, timeout, traffic) = (None, self.idle_timeout, Arc::default());
+        let dial = connection::Dial { identity: &self.identity, to: 0, directory, timeout, traffic };
+        if let Err((PeerError::Refused(words), reason)) =
+            connection::connect(self.env.as_ref(), &dial, &[url.to_owned()]).await
+        {
+            (self.on_refusal)(reason, &words);
+        }
+    }
+
     /// Opens a connection of its own, so that what is sent on it holds nothing up.
     pub(crate) async fn connect_for_snapshot(&self, member: u64) -> Result<Connection, PeerError> {
         let urls = self.members.lock().get(&member).map(|p| p.urls.lock().clone()).unwrap_or_default();
