@@ -28,7 +28,10 @@ pub enum Reason {
     /// Somebody asked for it.
     Asked,
     /// It had no data any more before it left.
-    LostDisk,
+    LostDisk {
+        /// Whether it has voted with it.
+        voted: bool,
+    },
     /// To come back with the disk that it had: it must not be let in.
     ComesBack,
 }

@@ -36,7 +36,7 @@ impl World {
         let known = &mut self.known[index];
         // Whoever joins and asks a member that has not heard of it yet is told so, and starts again.
         let early = known.has_joined
-            && ["has no member with the peer URLs", "has already been bootstrapped"]
+            && ["has no member with the peer URLs", "has already been bootstrapped", "reaches no leader"]
                 .iter()
                 .any(|words| text.contains(words));
         // Two faults may end one process, and then the later one is still to come.

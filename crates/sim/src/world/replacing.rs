@@ -21,29 +21,31 @@ impl World {
 
     /// Whether a member is up, and votes.
     pub(super) fn votes(&self, index: usize) -> bool {
+        let joins = self.known[index].has_joined && self.now < self.known[index].joined_at + JOINING;
+        !joins && self.says_that_it_votes(index)
+    }
+
+    fn says_that_it_votes(&self, index: usize) -> bool {
         // A member that was added as a voter, and is still catching up, says so in its figures alone.
         let is_voter = |node: &Node| node.metrics_text().lines().any(|line| line == "etcd_server_is_learner 0");
-        let joined = self.known[index].has_joined && self.now < self.known[index].joined_at + JOINING;
-        !joined && self.doors[index].node().is_some_and(|node| is_voter(&node))
+        self.doors[index].node().is_some_and(|node| is_voter(&node))
     }
 
     /// The machine starts with an empty disk, as if nothing were amiss, and is replaced once somebody knows.
     pub(super) fn lose_disk(&mut self, machine: usize, unnoticed: Duration) {
-        // Of a directory that has just begun nobody may have heard yet.
-        let may = self.can_spare(machine) && self.votes(machine);
-        let Some(old) = self.known[machine].member.filter(|_| may) else { return };
+        let Some(old) = self.known[machine].member.filter(|_| self.can_spare(machine)) else { return };
+        // One that has never voted may begin anew under its id.
+        let voted = self.says_that_it_votes(machine);
         self.machines[machine].wipe();
         self.known[machine].forget();
         self.machines[machine].start(self.now);
         let stage = Stage::Unnoticed(self.now + unnoticed);
-        self.replacement = Some(Replacement { machine, old, stage, reason: Reason::LostDisk });
+        self.replacement = Some(Replacement { machine, old, stage, reason: Reason::LostDisk { voted } });
     }
 
     /// The member is removed while its process is down, and its process is started again with the disk that it had.
     pub(super) fn return_removed(&mut self, machine: usize) {
-        // One that has just joined may know nobody yet who could tell it.
-        let may = self.can_spare(machine) && self.votes(machine);
-        let Some(old) = self.known[machine].member.filter(|_| may) else { return };
+        let Some(old) = self.known[machine].member.filter(|_| self.can_spare(machine)) else { return };
         self.machines[machine].kill();
         let stage = self.remove(machine, old);
         self.replacement = Some(Replacement { machine, old, stage, reason: Reason::ComesBack });
@@ -155,9 +157,9 @@ impl World {
         matches!(self.stage(machine), Some(Stage::Unnoticed(_) | Stage::Removing(_) | Stage::AskingRemoved(_)))
     }
 
-    /// Whether a machine has lost its disk, and is started under its old name.
+    /// Whether a machine has lost its disk, with which it has voted, and is started under its old name.
     pub(super) fn must_not_take_part(&self, machine: usize) -> bool {
-        let lost = self.replacement.as_ref().is_some_and(|going| going.reason == Reason::LostDisk);
+        let lost = self.replacement.as_ref().is_some_and(|going| going.reason == Reason::LostDisk { voted: true });
         lost && self.is_leaving(machine)
     }
 
