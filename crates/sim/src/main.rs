@@ -170,7 +170,10 @@ fn many(arguments: &Arguments) -> Result<ExitCode> {
                             let fixed = fixed_words(arguments);
                             let kept = if arguments.shrink { shrink(seed, arguments.mode(), &fixed) } else { fixed };
                             let words: String = kept.iter().map(|word| format!(" {word}")).collect();
-                            println!("seed {seed}: {error:#}\nreplay: cargo xtask sim --seed {seed}{words} --verbose");
+                            let build = sabotage::BUILD;
+                            println!(
+                                "seed {seed}: {error:#}\nreplay: cargo xtask sim{build} --seed {seed}{words} --verbose"
+                            );
                             failed.lock().unwrap_or_else(|e| e.into_inner()).push(seed);
                         }
                     }

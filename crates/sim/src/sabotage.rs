@@ -2,6 +2,14 @@
 
 use anyhow::Result;
 
+/// What `cargo xtask sim` needs to be told to run this program: a seed has another history in the one with rare paths.
+#[cfg(feature = "sabotage")]
+pub const BUILD: &str = " --rare";
+
+/// Nothing.
+#[cfg(not(feature = "sabotage"))]
+pub const BUILD: &str = "";
+
 /// Takes rare paths by `seed`, and has the bug of this name.
 #[cfg(feature = "sabotage")]
 pub fn arm(seed: u64, bug: Option<&str>) -> Result<()> {
@@ -27,11 +35,12 @@ pub fn needs_full(_bug: &str) -> bool {
     false
 }
 
-/// Prints the bugs: name, part of the system, what is wrong, with tabs between.
+/// Prints the bugs: name, part of the system, what is wrong, in which mode it is looked for, with tabs between.
 #[cfg(feature = "sabotage")]
 pub fn list() {
     for bug in quorate_sabotage::Bug::ALL {
-        println!("{}\t{}\t{}", bug.name(), bug.area(), bug.what());
+        let mode = if needs_full(bug.name()) { "full" } else { "fast" };
+        println!("{}\t{}\t{}\t{mode}", bug.name(), bug.area(), bug.what());
     }
 }
 

@@ -32,7 +32,8 @@ usage: cargo xtask <command>
   audit                 licences, banned crates, sources, duplicate versions (offline, by deny.toml)
   examples              run every example of the workspace
   bench [ARGS...]       load test, Quorate beside etcd; ARGS go to `quorate-bench`
-  sim [ARGS...]         simulated clusters and disasters by seed; ARGS go to `quorate-sim` (--help lists them)
+  sim [ARGS...]         simulated clusters and disasters by seed; --rare builds it with rare
+                        paths; ARGS go to `quorate-sim` (--help lists them)
   fuzz [--rounds N] [--seed FIRST]
                         mutate every file that is read, for longer than CI does
   upgrade [--from REV]  a rolling upgrade under load from an earlier commit's build (HEAD~1) to this one's

@@ -1,5 +1,5 @@
 //! `cargo xtask sabotage`: proves the simulation. Builds it with deliberate bugs (crate `quorate-sabotage`) and runs each
-//! bug, seed after seed, until the simulation finds it.
+//! bug, seed after seed, until the simulation finds it. A seed counts only if the same program finds nothing in it without the bug.
 //!
 //! A run over all bugs writes the table in `docs/PROOF.md`. CI runs a few of them, others each day.
 
@@ -53,6 +53,8 @@ struct Bug {
     name: String,
     area: String,
     what: String,
+    /// The mode that it is looked for in.
+    mode: String,
 }
 
 /// The seed that found a bug.
@@ -75,11 +77,13 @@ pub fn run(args: &[String]) -> Result<()> {
     let all = list(&program)?;
     let chosen = choose(&all, &options)?;
     let begin = Instant::now();
-    let finds = hunt(&program, &chosen, &options)?;
+    let sound = Sound::default();
+    let finds = hunt(&program, &chosen, &options, &sound)?;
     let missed: Vec<&str> =
         chosen.iter().filter(|bug| !finds.contains_key(&bug.name)).map(|bug| bug.name.as_str()).collect();
     let took = begin.elapsed().as_secs();
     println!("{} of {} bugs found in {took} s; not found: {missed:?}", finds.len(), chosen.len());
+    sound.check()?;
     if options.sample.is_some() || !options.bugs.is_empty() {
         let known = std::fs::read_to_string(document()).unwrap_or_default();
         let surprises: Vec<&&str> = missed.iter().filter(|name| !is_known_as_missed(&known, name)).collect();
@@ -115,7 +119,7 @@ fn parse(args: &[String]) -> Result<Options> {
 }
 
 /// Builds the simulation with bugs, and puts it where no other build replaces it.
-fn build(dev: bool) -> Result<PathBuf> {
+pub fn build(dev: bool) -> Result<PathBuf> {
     let mut command = cargo();
     command.args(["build", "--locked", "--package", "quorate-sim", "--features", "sabotage"]);
     if !dev {
@@ -142,7 +146,7 @@ fn list(program: &Path) -> Result<Vec<Bug>> {
 
 fn parse_bug(line: &str) -> Option<Bug> {
     let mut fields = line.split('\t').map(str::to_owned);
-    Some(Bug { name: fields.next()?, area: fields.next()?, what: fields.next()? })
+    Some(Bug { name: fields.next()?, area: fields.next()?, what: fields.next()?, mode: fields.next()? })
 }
 
 fn choose(all: &[Bug], options: &Options) -> Result<Vec<Bug>> {
@@ -172,7 +176,7 @@ fn sample(all: usize, count: usize, day: u64) -> Vec<usize> {
 }
 
 /// Runs all `bugs`, a few at a time. Bug -> what found it.
-fn hunt(program: &Path, bugs: &[Bug], options: &Options) -> Result<BTreeMap<String, Find>> {
+fn hunt(program: &Path, bugs: &[Bug], options: &Options, sound: &Sound) -> Result<BTreeMap<String, Find>> {
     let next = AtomicUsize::new(0);
     let finds = Mutex::new(BTreeMap::new());
     let failure = Mutex::new(None);
@@ -180,7 +184,7 @@ fn hunt(program: &Path, bugs: &[Bug], options: &Options) -> Result<BTreeMap<Stri
         for _ in 0..options.jobs.max(1) {
             scope.spawn(|| {
                 while let Some(bug) = bugs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    match find(program, &bug.name, options) {
+                    match find(program, bug, options, sound) {
                         Ok(Some(find)) => {
                             println!("{}: seed {} ({})", bug.name, find.seed, find.rule);
                             lock(&finds).insert(bug.name.clone(), find);
@@ -202,19 +206,48 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
-fn find(program: &Path, bug: &str, options: &Options) -> Result<Option<Find>> {
+fn find(program: &Path, bug: &Bug, options: &Options, sound: &Sound) -> Result<Option<Find>> {
     // In a sample, first the seed that has found it before: what is asked then is whether it still does.
     let known = match options.sample {
-        Some(_) => known_seed(&std::fs::read_to_string(document()).unwrap_or_default(), bug),
+        Some(_) => known_seed(&std::fs::read_to_string(document()).unwrap_or_default(), &bug.name),
         None => None,
     };
     let others = options.first..options.first + options.seeds;
     for (seeds, seed) in (1..).zip(known.into_iter().chain(others)) {
-        if let Some(rule) = run_seed(program, bug, seed)? {
+        if let Some(rule) = run_seed(program, &["--bug", &bug.name], seed)?
+            && sound.is_sound(program, &bug.mode, seed)?
+        {
             return Ok(Some(Find { seed, seeds, rule }));
         }
     }
     Ok(None)
+}
+
+/// What seeds are without a bug, by mode and seed: what is wrong then is no find, but a fault of Quorate or of the simulation.
+#[derive(Default)]
+struct Sound(Mutex<BTreeMap<(String, u64), Option<String>>>);
+
+impl Sound {
+    fn is_sound(&self, program: &Path, mode: &str, seed: u64) -> Result<bool> {
+        let key = (mode.to_owned(), seed);
+        if let Some(known) = lock(&self.0).get(&key) {
+            return Ok(known.is_none());
+        }
+        let rule = run_seed(program, &["--mode", mode], seed)?;
+        Ok(lock(&self.0).entry(key).or_insert(rule).is_none())
+    }
+
+    fn check(&self) -> Result<()> {
+        let wrong: Vec<String> = lock(&self.0)
+            .iter()
+            .filter_map(|((mode, seed), rule)| {
+                let rule = rule.as_ref()?;
+                Some(format!("{rule}: cargo xtask sim --rare --mode {mode} --seed {seed} --verbose"))
+            })
+            .collect();
+        ensure!(wrong.is_empty(), "seeds that find something though there is no bug:\n{}", wrong.join("\n"));
+        Ok(())
+    }
 }
 
 /// The seed that found the bug when the table was made: the table counts from 1.
@@ -224,9 +257,10 @@ fn known_seed(document: &str, bug: &str) -> Option<u64> {
 }
 
 /// Which rule the seed says is broken, if one is.
-fn run_seed(program: &Path, bug: &str, seed: u64) -> Result<Option<String>> {
+fn run_seed(program: &Path, words: &[&str], seed: u64) -> Result<Option<String>> {
     let mut child = Command::new(program)
-        .args(["--here", "--seed", &seed.to_string(), "--bug", bug])
+        .args(["--here", "--seed", &seed.to_string()])
+        .args(words)
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()?;
@@ -278,7 +312,7 @@ fn table(bugs: &[Bug], finds: &BTreeMap<String, Find>, options: &Options) -> Str
         bugs.len(),
         options.seeds
     );
-    for Bug { name, area, what } in bugs {
+    for Bug { name, area, what, mode: _ } in bugs {
         let (rule, seeds) = match finds.get(name) {
             Some(find) => (find.rule.as_str(), find.seeds.to_string()),
             None => ("not found", format!("> {}", options.seeds)),
@@ -322,6 +356,19 @@ mod tests {
         let text = format!("before\n{BEGIN}\nold\n{END}\nafter\n");
         assert_eq!(replace_table(&text, "new\n").unwrap(), format!("before\n{BEGIN}\n\nnew\n\n{END}\nafter\n"));
         assert!(replace_table("no place", "new").is_err());
+    }
+
+    #[test]
+    fn a_seed_that_fails_without_a_bug_is_no_find_and_fails_the_run() {
+        let sound = Sound::default();
+        lock(&sound.0).insert(("fast".into(), 3), None);
+        assert!(sound.check().is_ok());
+        lock(&sound.0).insert(("full".into(), 7), Some("ledger".into()));
+        let nowhere = Path::new("nothing runs what is known");
+        assert!(sound.is_sound(nowhere, "fast", 3).unwrap());
+        assert!(!sound.is_sound(nowhere, "full", 7).unwrap());
+        let words = sound.check().unwrap_err().to_string();
+        assert!(words.contains("ledger: cargo xtask sim --rare --mode full --seed 7 --verbose"), "{words}");
     }
 
     #[test]
