@@ -113,6 +113,7 @@ async fn start_once(
     let attempts = rebuild_if_due(&config, &env, &identity, &wal).await?;
     let store = open_or_rebuild(&config, env.as_ref(), &identity).await?;
     disaster::apply_flag(&config, env.as_ref(), &identity, &wal, &store).await?;
+    fit_log(&wal, &store).await?;
     let stopped = watch::Sender::new(None);
     let known = store.clone();
     let known_directory: peer::KnownDirectory = Arc::new(move |member| {
@@ -467,6 +468,19 @@ async fn watch_failure(
             None => error,
         },
     );
+}
+
+/// A follower applies what the leader says is committed, also while its own log waits for the disk. If it ends then, and the engine
+/// was flushed, the state is ahead of the log, which may hold other entries at its place, of a leader that was deposed.
+async fn fit_log(wal: &Wal, store: &Store) -> Result<(), Error> {
+    let log = wal.group(GroupId::DEFAULT.get());
+    if rebuild::fits(&log, store.applied()) {
+        return Ok(());
+    }
+    // The log gives up what only the engine has from then on.
+    let durable = store.flush().map_err(|error| Error::Fatal(error.to_string()))?;
+    tracing::info!(index = durable.index, "the state is ahead of the log: the log goes on behind it");
+    rebuild::fit_log(&log, durable).await.map_err(|error| Error::Fatal(error.to_string()))
 }
 
 /// Rebuilds the member if that is due; returns how often in a row it has done so.

@@ -3,7 +3,7 @@
 use quorate_core::{DeleteRange, KeyRange, LeaseId, Put, RangeRequest, Rejection, Revision};
 use quorate_node::env::{BoxFuture, ByteStream, Env, Listener, OsEnv};
 use quorate_node::{Config, EngineKind, Error, InitialClusterState, Node, WatchCreate, WatchMessage};
-use quorate_wal::Disk;
+use quorate_wal::{Completion, Disk, LogEntry, OsDisk, Wal, WalError, WalOptions};
 use std::io;
 use std::net::TcpListener;
 use std::path::Path;
@@ -409,6 +409,49 @@ async fn a_member_that_was_removed_before_it_knew_anybody_is_told() {
     assert_eq!(back.members(false).await.unwrap().body, [], "it has nobody to ask but by its options");
     let told = tokio::time::timeout(Duration::from_secs(20), back.stopped()).await.expect("it is told");
     assert!(matches!(&told, Error::Removed(text) if text.contains("permanently removed")), "{told}");
+    node.shutdown().await;
+}
+
+/// Puts an entry of the term before in the place of the last entry of a stopped member's log.
+async fn replace_last_entry(data_dir: &Path) {
+    let identity = std::fs::read_to_string(data_dir.join("IDENTITY")).unwrap();
+    let number = identity.lines().find_map(|line| line.strip_prefix("data_dir_id ")).unwrap();
+    let node_nonce = u64::from_str_radix(number, 16).unwrap();
+    let options = WalOptions { node_nonce, ..WalOptions::new(data_dir.join("wal")) };
+    let hook = Arc::new(|error: &WalError| panic!("{error}"));
+    let (wal, writer, _preparer) = Wal::open(Arc::new(OsDisk), options, hook).unwrap();
+    let writer = tokio::spawn(writer.run());
+    let log = wal.group(0);
+    let (term, index) = log.state().last.unwrap();
+    log.truncate_after(Some(index - 1)).unwrap();
+    let (done, durable) = tokio::sync::oneshot::channel();
+    let entry = LogEntry { term: term - 1, index, body: bytes::Bytes::from_static(b"x") };
+    log.append(vec![entry], Completion::new(move |outcome| drop(done.send(outcome)))).await.unwrap();
+    durable.await.unwrap().unwrap();
+    drop(log);
+    wal.close();
+    writer.await.unwrap();
+}
+
+/// As after an end between the fsync of the engine and that of the log, which held an entry of a leader that was deposed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_starts_whose_log_has_another_entry_where_its_state_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    let configs = configs(dir.path(), &[EngineKind::Redb]);
+    for value in ["one", "two"] {
+        let node = start(&configs).await.remove(0);
+        node.put(put("k", value)).await.unwrap();
+        node.shutdown().await;
+    }
+    replace_last_entry(&configs[0].data_dir).await;
+    for after in ["three", "four"] {
+        let node = start(&configs).await.remove(0);
+        assert_eq!(value(&node, "k").await.as_deref(), Some("two"));
+        node.put(put("after", after)).await.unwrap();
+        node.shutdown().await;
+    }
+    let node = start(&configs).await.remove(0);
+    assert_eq!(value(&node, "after").await.as_deref(), Some("four"));
     node.shutdown().await;
 }
 

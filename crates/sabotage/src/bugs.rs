@@ -119,7 +119,7 @@ bugs! {
     AuthRangeStartOnly, "auth", "only the first key of a range is checked";
     AuthLeaseFree, "auth", "whoever may write no key of a lease can end it";
     AuthRevokeIgnored, "auth", "a permission that is taken away stays";
-    RebuildDropsLog, "rebuild", "a member that rebuilds itself gives up the end of its log";
+    RebuildKeepsOld, "rebuild", "a member that has pulled a state to rebuild itself goes on with its old one";
     ReplicaDiffers, "hash", "one member stores another value than the others";
     HashTooShort, "hash", "the hash does not cover the newest revision";
     FrontReadsSerializable, "front", "a linearizable read is answered as a serializable one";
@@ -149,6 +149,8 @@ pub enum Rare {
     SmallWatchMessage,
     /// The queue of a watcher overflows.
     WatchOverflow,
+    /// A portion of the index checkpoint leaves keys whose rows have too much for later.
+    LooseKeysLater,
     /// The log goes on in a new segment.
     WalRoll,
     /// Raft has taken note of how far the state is before it is told how far the log may go.

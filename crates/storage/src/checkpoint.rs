@@ -143,11 +143,12 @@ impl Store {
         let upto = side.state.revision;
         let max = LagMax::of(&self.config, body.index.read().len()).half().records;
         let max = if rarely!(SmallPortion) { 1 } else { max };
+        let with_loose = !rarely!(LooseKeysLater);
         let mut keys = Vec::new();
         loop {
             let before = keys.len();
             let mut index = body.index.write();
-            index.waiting().take(upto, KEYS_PER_LOCK.min(max - before), &mut keys);
+            index.waiting().take(upto, KEYS_PER_LOCK.min(max - before), with_loose, &mut keys);
             if keys.len() == before || keys.len() == max {
                 let through = index.waiting().through(upto);
                 drop(index);

@@ -88,15 +88,16 @@ impl Waiting {
         self.orphans.remove(key)
     }
 
-    /// Moves up to `count` keys to `keys`: those that changed at `upto` or before, the oldest first, then loose ones.
-    pub fn take(&mut self, upto: Revision, count: usize, keys: &mut Vec<Box<[u8]>>) {
+    /// Moves up to `count` keys to `keys`: those that changed at `upto` or before, the oldest first, then, `with_loose`, loose ones.
+    pub fn take(&mut self, upto: Revision, count: usize, with_loose: bool, keys: &mut Vec<Box<[u8]>>) {
         let before = keys.len();
         while keys.len() - before < count {
             let key = match self.oldest() {
                 Some(queue) if queue.front().is_some_and(|changed| changed.since <= upto) => {
                     queue.pop_front().map(|changed| changed.key)
                 }
-                Some(_) | None => self.loose.pop_front(),
+                Some(_) | None if with_loose => self.loose.pop_front(),
+                Some(_) | None => None,
             };
             let Some(key) = key else { break };
             keys.push(key);

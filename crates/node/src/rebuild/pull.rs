@@ -120,7 +120,9 @@ pub(crate) async fn pull(
         }
         tokio::time::sleep(RETRY_PAUSE).await;
     };
-    env.finish_replacement(config.engine, &config.data_dir).map_err(|error| disk_error(config, &error))?;
+    if !sabotage!(RebuildKeepsOld) {
+        env.finish_replacement(config.engine, &config.data_dir).map_err(|error| disk_error(config, &error))?;
+    }
     fit_log(&log, applied).await.map_err(|error| Error::Fatal(error.to_string()))?;
     // Only now: until here a start begins all over.
     Record { due: None, peer_urls: Vec::new(), ..record }.write(&config.data_dir, env.as_ref())?;
@@ -194,16 +196,13 @@ async fn receive(config: &Config, env: &Arc<dyn Env>, from: &Connection, purged:
 }
 
 /// Makes the log fit the state, as after a snapshot of the leader: of what it holds only that goes which the state has, or
-/// which contradicts it, and therefore was never committed. The vote stays.
-async fn fit_log(log: &GroupLog, applied: Applied) -> Result<(), WalError> {
-    let Some((term, index)) = raft::last_of(applied) else { return Ok(()) };
+/// which contradicts it, and therefore was never committed. The vote stays. What the state has must be durable.
+pub(crate) async fn fit_log(log: &GroupLog, applied: Applied) -> Result<(), WalError> {
+    let Some((term, index)) = raft::last_of(applied).filter(|_| !fits(log, applied)) else { return Ok(()) };
     let state = log.state();
     let purged = state.purged.map_or(0, |(_, purged)| purged);
-    let fits = (index <= purged || log.term_at(index) == Some(term)) && !sabotage!(RebuildDropsLog);
-    if !fits {
-        log.truncate_after(Some((index - 1).max(purged)))?;
-        log.purge(term, index)?;
-    }
+    log.truncate_after(Some((index - 1).max(purged)))?;
+    log.purge(term, index)?;
     // What is queued before it is on the disk when it is.
     let Some(vote) = state.vote else { return Ok(()) };
     let (done, durable) = tokio::sync::oneshot::channel();
@@ -213,6 +212,14 @@ async fn fit_log(log: &GroupLog, applied: Applied) -> Result<(), WalError> {
     });
     log.save_vote(vote, completion)?;
     durable.await.unwrap_or(Err(WalError::Closed))
+}
+
+/// Whether the log has the last entry that the state has, or begins behind it.
+pub(crate) fn fits(log: &GroupLog, applied: Applied) -> bool {
+    raft::last_of(applied).is_none_or(|(term, index)| {
+        let begins_behind = log.state().purged.is_some_and(|(_, purged)| index <= purged);
+        begins_behind || log.term_at(index) == Some(term)
+    })
 }
 
 #[cfg(test)]
