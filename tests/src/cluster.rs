@@ -13,9 +13,11 @@ use quorate_proto::etcdserverpb::{HashKvRequest, MemberListRequest};
 use tempfile::TempDir;
 
 use crate::client::Client;
+use crate::clock::Clock;
 use crate::disk::{DISK_MIB, Disk};
 use crate::engines::Engines;
 use crate::http;
+use crate::memory::MemoryGroup;
 use crate::network::{Namespaces, Network, NetworkKind};
 use crate::server::Server;
 use crate::tools::{scratch_dir, skip};
@@ -42,6 +44,10 @@ pub struct ClusterSpec {
     pub guarded: bool,
     /// Whether each has a disk of its own, whose power can be cut and that can be filled, and of how many MiB.
     pub disk_mib: Option<u32>,
+    /// Whether each has a clock of its own, which can be set.
+    pub clocks: bool,
+    /// The most memory that each may have, of which its pages of files count too; more, and the kernel kills it.
+    pub memory_mib: Option<u32>,
 }
 
 impl ClusterSpec {
@@ -56,7 +62,21 @@ impl ClusterSpec {
             network: NetworkKind::Loopback,
             guarded: false,
             disk_mib: None,
+            clocks: false,
+            memory_mib: None,
         }
+    }
+
+    /// The same with a clock for each member.
+    pub fn with_clocks(mut self) -> ClusterSpec {
+        self.clocks = true;
+        self
+    }
+
+    /// The same with `mib` MiB of memory for each member.
+    pub fn in_memory_of(mut self, mib: u32) -> ClusterSpec {
+        self.memory_mib = Some(mib);
+        self
     }
 
     /// The same on data in which authentication is on.
@@ -110,6 +130,8 @@ struct Member {
     process: Option<Child>,
     paused: bool,
     disk: Option<Disk>,
+    clock: Option<Clock>,
+    memory: Option<MemoryGroup>,
     /// Another program than the cluster's.
     server: Option<Server>,
 }
@@ -187,6 +209,16 @@ impl Cluster {
             skip(&format!("loop mounts of ext4 (root, Debian e2fsprogs, python3): {error:#}"));
             return None;
         }
+        if spec.clocks && Clock::library().is_none() {
+            skip("libfaketime (Debian faketime)");
+            return None;
+        }
+        if spec.memory_mib.is_some()
+            && let Err(error) = MemoryGroup::permitted()
+        {
+            skip(&format!("control groups with a limit of memory (root): {error:#}"));
+            return None;
+        }
         Some(Cluster::create(server, spec, dir).expect("a cluster"))
     }
 
@@ -230,13 +262,21 @@ impl Cluster {
     fn push(&mut self, client: String, peer: String, join: [String; 2]) -> Result<()> {
         let index = self.len();
         let disk = self.spec.disk_mib.map(|mib| Disk::new(&self.member_dir(index), mib)).transpose()?;
-        self.members.push(Member { client, peer, join, process: None, paused: false, disk, server: None });
+        let clock = self.spec.clocks.then(|| Clock::new(&self.dir().join(format!("m{index}.clock")))).transpose()?;
+        let memory = self.spec.memory_mib.map(MemoryGroup::new).transpose()?;
+        let process = None;
+        self.members.push(Member { client, peer, join, process, paused: false, disk, clock, memory, server: None });
         Ok(())
     }
 
     /// Members ever started, removed ones included.
     pub fn len(&self) -> usize {
         self.members.len()
+    }
+
+    /// Whether a member's process was started, and nobody has seen its end.
+    pub fn is_running(&self, member: usize) -> bool {
+        self.members[member].process.is_some()
     }
 
     /// Whether there is no member.
@@ -321,7 +361,7 @@ impl Cluster {
 
     fn spawn(&mut self, member: usize, more: &[&str]) -> Result<()> {
         let log: File = OpenOptions::new().create(true).append(true).open(self.log_path(member))?;
-        let Member { client, peer, join: [_, state], server, .. } = &self.members[member];
+        let Member { client, peer, join: [_, state], server, clock, memory, .. } = &self.members[member];
         let mut command = server.as_ref().unwrap_or(&self.server).command();
         command
             .args(self.identity_flags(member))
@@ -338,7 +378,13 @@ impl Cluster {
                 command.arg("--insecure");
             }
         }
+        if let Some(clock) = clock {
+            clock.apply(&mut command);
+        }
         let mut command = self.network.inside(member, command);
+        if let Some(memory) = memory {
+            command = memory.inside(&command);
+        }
         let child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
         self.members[member].process = Some(child);
         Ok(())
@@ -395,6 +441,23 @@ impl Cluster {
 
     fn disk(&self, member: usize) -> &Disk {
         self.members[member].disk.as_ref().expect("a test that needs the members' disks asks for `on_disks`")
+    }
+
+    /// Sets a member's clock of the day, as [`Clock::set`] takes it.
+    ///
+    /// # Panics
+    /// When it has no clock of its own.
+    pub fn set_clock(&self, member: usize, to: &str) {
+        let clock = self.members[member].clock.as_ref().expect("a test that sets clocks asks for `with_clocks`");
+        clock.set(to).expect("a clock that is set");
+    }
+
+    /// What limits a member's memory.
+    ///
+    /// # Panics
+    /// When it is not limited.
+    pub fn memory(&self, member: usize) -> &MemoryGroup {
+        self.members[member].memory.as_ref().expect("a test that looks at memory asks for `in_memory_of`")
     }
 
     /// The process of a member.
@@ -456,6 +519,19 @@ impl Cluster {
         None
     }
 
+    /// Whether a member has ended by itself since somebody looked, and how.
+    ///
+    /// # Errors
+    /// When the system does not say.
+    pub fn try_exit(&mut self, member: usize) -> Result<Option<ExitStatus>> {
+        let Some(process) = &mut self.members[member].process else { return Ok(None) };
+        let status = process.try_wait()?;
+        if status.is_some() {
+            self.members[member].process = None;
+        }
+        Ok(status)
+    }
+
     /// Starts a member that has ended, on the data that it left.
     ///
     /// # Panics
@@ -471,6 +547,25 @@ impl Cluster {
     pub fn restart_with(&mut self, member: usize, flags: &[&str]) {
         assert!(self.members[member].process.is_none(), "m{member} is still running");
         self.spawn(member, flags).expect("a member starts");
+    }
+
+    /// Takes away the data of a member that has ended, and prepares it to join these `others` as somebody new, at its old
+    /// addresses.
+    ///
+    /// # Panics
+    /// When it is still running.
+    pub fn rejoin(&mut self, member: usize, others: &[usize]) {
+        assert!(self.members[member].process.is_none(), "m{member} is still running");
+        // It may never have started.
+        let _ = std::fs::remove_dir_all(self.data_dir(member));
+        let all = others.iter().chain([&member]);
+        let all: Vec<String> = all.map(|&index| format!("m{index}=http://{}", self.members[index].peer)).collect();
+        self.members[member].join = [all.join(","), "existing".to_owned()];
+    }
+
+    /// Keeps data and logs when this is dropped, and says where.
+    pub fn keep(&mut self) -> Option<PathBuf> {
+        self.dir.take().map(TempDir::keep)
     }
 
     /// Another program for a member, from its next start on.

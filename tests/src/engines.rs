@@ -1,5 +1,9 @@
 //! Which storage engines a cluster's members run on, and how a test runs on several sets of them.
 
+use std::str::FromStr;
+
+use anyhow::{Context, Result};
+
 use crate::server::Server;
 
 /// The storage engines of a cluster's members. Of etcd's servers, which have only one, nobody asks.
@@ -14,6 +18,15 @@ pub enum Engines {
 }
 
 impl Engines {
+    /// Its name on a command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Engines::Redb => "redb",
+            Engines::Sled => "sled",
+            Engines::Mixed => "mixed",
+        }
+    }
+
     /// The engine of a member, as `--storage-engine` takes it.
     pub fn of(self, member: usize) -> &'static str {
         match self {
@@ -33,6 +46,15 @@ impl Engines {
             println!("etcd has no choice of engines: {:?} stands for {self:?}", sets[0]);
         }
         applies
+    }
+}
+
+impl FromStr for Engines {
+    type Err = anyhow::Error;
+
+    fn from_str(name: &str) -> Result<Engines> {
+        let known = [Engines::Redb, Engines::Sled, Engines::Mixed].into_iter().find(|known| known.name() == name);
+        known.with_context(|| format!("{name:?} is none of redb, sled and mixed"))
     }
 }
 

@@ -1,6 +1,7 @@
 //! What clients asked and what they were told, with the times of both.
 
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 pub use quorate_checker::history::{Entry, Op, Outcome, Seen};
@@ -21,18 +22,29 @@ pub fn seen(kv: KeyValue) -> Seen {
 pub struct History {
     epoch: Instant,
     entries: Mutex<Vec<Entry>>,
+    answered: AtomicUsize,
 }
 
 impl Default for History {
     fn default() -> History {
-        History { epoch: Instant::now(), entries: Mutex::new(Vec::new()) }
+        History::since(Instant::now())
     }
 }
 
 impl History {
+    /// An empty history whose times count from `epoch`.
+    pub fn since(epoch: Instant) -> History {
+        History { epoch, entries: Mutex::new(Vec::new()), answered: AtomicUsize::new(0) }
+    }
+
     /// The present time of this history.
     pub fn now(&self) -> Duration {
         self.epoch.elapsed()
+    }
+
+    /// Calls recorded so far that were answered, errors not counted.
+    pub fn answered(&self) -> usize {
+        self.answered.load(Ordering::Relaxed)
     }
 
     /// Adds a call that was sent at `start` and is answered now.
@@ -41,6 +53,9 @@ impl History {
     /// When another recorder panicked.
     pub fn record(&self, start: Duration, op: Op, outcome: Outcome) {
         let end = self.now();
+        if outcome != Outcome::Unknown {
+            self.answered.fetch_add(1, Ordering::Relaxed);
+        }
         self.entries.lock().expect("no recorder panics").push(Entry { start, end, op, outcome });
     }
 

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -58,7 +58,12 @@ pub struct Load {
 impl Load {
     /// Starts the clients.
     pub fn start(spec: LoadSpec, endpoints: &[String]) -> Load {
-        let history = Arc::new(History::default());
+        Load::start_at(spec, endpoints, Instant::now())
+    }
+
+    /// As [`start`](Self::start), with a history whose times count from `epoch`.
+    pub fn start_at(spec: LoadSpec, endpoints: &[String], epoch: Instant) -> Load {
+        let history = Arc::new(History::since(epoch));
         let stop = Arc::new(AtomicBool::new(false));
         let tasks = (0..spec.clients)
             .map(|number| {
@@ -80,7 +85,7 @@ impl Load {
 
     /// Calls answered so far, errors not counted.
     pub fn answered(&self) -> usize {
-        self.history.entries().iter().filter(|entry| entry.outcome != Outcome::Unknown).count()
+        self.history.answered()
     }
 
     /// Stops the clients, waits for their last answers, reads every key once more from every member, and gives the

@@ -72,9 +72,16 @@ impl Network {
         match self {
             Network::Loopback => command,
             Network::Namespaces(namespaces) => {
-                let mut outer = Command::new("ip");
-                outer.args(["netns", "exec", &namespaces.name(index)]);
+                // Not `ip netns exec`: that makes a mount namespace, too, in which a disk stays mounted after its power cut.
+                let mut outer = Command::new("nsenter");
+                outer.arg(format!("--net=/run/netns/{}", namespaces.name(index)));
                 outer.arg(command.get_program()).args(command.get_args());
+                for (name, value) in command.get_envs() {
+                    match value {
+                        Some(value) => outer.env(name, value),
+                        None => outer.env_remove(name),
+                    };
+                }
                 outer
             }
         }
@@ -109,6 +116,16 @@ impl Namespaces {
         let name = format!("qt{}probe", std::process::id());
         ip(&["netns", "add", &name])?;
         ip(&["netns", "del", &name])
+    }
+
+    /// Whether the kernel has a qdisc for [`shape`](Self::shape); if not, what it said.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub fn shapes(qdisc: &str) -> Result<()> {
+        let mut probe = Namespaces::new()?;
+        probe.add(0)?;
+        probe.shape(0, qdisc)
     }
 
     fn new() -> Result<Namespaces> {
@@ -174,7 +191,26 @@ impl Namespaces {
         Ok(())
     }
 
-    /// Mends everything.
+    /// From now on what a member sends goes through a queue of the kernel, a *qdisc*, as `tc` takes it (`tbf rate 1mbit ..`).
+    ///
+    /// # Errors
+    /// When the kernel does not have it.
+    pub fn shape(&self, member: usize, qdisc: &str) -> Result<()> {
+        let name = self.name(member);
+        let mut args = vec!["-n", &name, "qdisc", "replace", "dev", "eth0", "root"];
+        args.extend(qdisc.split_whitespace());
+        run("tc", &args)
+    }
+
+    /// Takes away what [`shape`](Self::shape) has done to a member.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn unshape(&self, member: usize) -> Result<()> {
+        run("tc", &["-n", &self.name(member), "qdisc", "del", "dev", "eth0", "root"])
+    }
+
+    /// Mends every link that was [`cut`](Self::cut).
     ///
     /// # Errors
     /// When the system refuses.
@@ -214,9 +250,14 @@ fn free_port() -> Result<u16> {
 }
 
 fn ip(args: &[&str]) -> Result<()> {
-    let output = Command::new("ip").args(args).stdin(Stdio::null()).output().context("cannot run ip")?;
+    run("ip", args)
+}
+
+fn run(program: &str, args: &[&str]) -> Result<()> {
+    let output = Command::new(program).args(args).stdin(Stdio::null()).output();
+    let output = output.with_context(|| format!("cannot run {program}"))?;
     if !output.status.success() {
-        bail!("ip {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+        bail!("{program} {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr).trim());
     }
     Ok(())
 }

@@ -9,7 +9,8 @@ use crate::secure::SecureCluster;
 #[derive(Debug)]
 pub struct Program {
     process: Child,
-    input: ChildStdin,
+    /// `None` once it has ended.
+    input: Option<ChildStdin>,
     lines: Lines<BufReader<ChildStdout>>,
 }
 
@@ -20,7 +21,7 @@ impl Program {
     /// When it cannot be started.
     pub fn start(mut command: Command) -> Program {
         let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a script's interpreter");
-        let input = process.stdin.take().expect("its input");
+        let input = process.stdin.take();
         let lines = BufReader::new(process.stdout.take().expect("its output")).lines();
         Program { process, input, lines }
     }
@@ -51,7 +52,17 @@ impl Program {
     /// # Panics
     /// When it has ended.
     pub fn tell(&mut self, line: &str) {
-        writeln!(self.input, "{line}").expect("the script listens");
+        let input = self.input.as_mut().expect("its input has not ended");
+        writeln!(input, "{line}").expect("the script listens");
+    }
+
+    /// As [`finish`](Self::finish), of a script that works until its input ends.
+    ///
+    /// # Panics
+    /// When it does not end well.
+    pub fn finish_input(mut self) {
+        drop(self.input.take());
+        self.finish();
     }
 
     /// Waits until it has said `ok` and ended well.

@@ -14,11 +14,12 @@ pub fn skip(needs: &str) {
     assert!(std::env::var("CI").as_deref() != Ok("true"), "CI must not skip this test: it needs {needs}");
 }
 
-/// The build directory that the running test was built into.
+/// The build directory that the running test or program was built into.
 pub fn target_dir() -> PathBuf {
-    let test = std::env::current_exe().unwrap_or_default();
-    // target/<profile>/deps/<test>
-    test.ancestors().nth(3).unwrap_or(Path::new("target")).to_owned()
+    let program = std::env::current_exe().unwrap_or_default();
+    // target/<profile>/deps/<test>, target/<profile>/<program>
+    let is_test = program.parent().is_some_and(|parent| parent.ends_with("deps"));
+    program.ancestors().nth(if is_test { 3 } else { 2 }).unwrap_or(Path::new("target")).to_owned()
 }
 
 /// A directory on the disk, not in memory, for what a test leaves behind.

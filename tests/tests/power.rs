@@ -1,6 +1,5 @@
 //! Power cuts and failing disks: an acknowledged write is on the disk, and a disk that fails stops its member.
 
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use quorate_checker::register::assert_linearizable;
@@ -8,6 +7,7 @@ use quorate_tests::cluster::{Cluster, ClusterSpec, PATIENCE};
 use quorate_tests::engine_tests;
 use quorate_tests::engines::Engines;
 use quorate_tests::load::{Load, LoadSpec};
+use quorate_tests::syncs;
 use quorate_tests::tools::{in_path, skip};
 
 // As in `crash.rs`: what an engine had not synced is what is at stake. Who leads is no matter of the engine, so the two tests
@@ -66,18 +66,6 @@ async fn a_single_member_keeps_what_it_acknowledged_when_it_loses_power(engines:
     assert_linearizable(&load.finish().await, 100, 100);
 }
 
-/// Makes every sync of a process fail from now on.
-fn fail_syncs(pid: u32) -> Child {
-    Command::new("strace")
-        .args(["-f", "-qq", "-e", "trace=fsync,fdatasync", "-e", "inject=fsync,fdatasync:error=EIO", "-o", "/dev/null"])
-        .args(["-p", &pid.to_string()])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("strace")
-}
-
 async fn a_member_whose_disk_fails_stops_at_once(engines: Engines) {
     if in_path("strace").is_none() {
         return skip("strace (Debian strace)");
@@ -87,7 +75,7 @@ async fn a_member_whose_disk_fails_stops_at_once(engines: Engines) {
     for _ in 0..2 {
         tokio::time::sleep(Duration::from_millis(500)).await;
         let leader = cluster.wait_leader().await;
-        let mut strace = fail_syncs(cluster.pid(leader));
+        let mut strace = syncs::fail(cluster.pid(leader)).expect("strace");
         let status = cluster.wait_exit(leader, PATIENCE).await.expect("a member ends when it cannot sync");
         assert!(!status.success(), "{status}");
         strace.wait().expect("strace ends with what it traces");

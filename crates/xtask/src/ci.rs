@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 
 use crate::cargo::{self, array, cargo, packages, target_dir, text, workspace_root};
 use crate::step::{Steps, exec};
-use crate::{audit, boundary, layers};
+use crate::{audit, boundary, chaos, layers};
 
 /// Everything that CI checks. `--no-tests` leaves out the test suite, for a CI that runs `cargo xtask test` next.
 pub fn run(args: &[String]) -> Result<()> {
@@ -30,12 +30,13 @@ pub fn run(args: &[String]) -> Result<()> {
         steps.run("tests", || nextest(&[]));
         steps.run("tests of the client on Quorate", client_on_quorate);
         steps.run("doctests", doctests);
+        steps.run("chaos", chaos::sample);
     }
     steps.run("examples", examples);
     steps.finish()
 }
 
-/// The test suite and the doctests. `args` select tests, as for `cargo nextest run`.
+/// The test suite, the doctests, and a little chaos. `args` select tests, as for `cargo nextest run`.
 pub fn test(args: &[String]) -> Result<()> {
     nextest(args)?;
     // With arguments the caller asked for some tests, not for all of them.
@@ -43,7 +44,8 @@ pub fn test(args: &[String]) -> Result<()> {
         return Ok(());
     }
     client_on_quorate()?;
-    doctests()
+    doctests()?;
+    chaos::sample()
 }
 
 /// Runs every example of the workspace; an example is a test that must end with success.

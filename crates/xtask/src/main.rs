@@ -8,6 +8,7 @@ mod audit;
 mod bench;
 mod boundary;
 mod cargo;
+mod chaos;
 mod ci;
 mod fuzz;
 mod layers;
@@ -34,6 +35,8 @@ usage: cargo xtask <command>
   bench [ARGS...]       load test, Quorate beside etcd; ARGS go to `quorate-bench`
   sim [ARGS...]         simulated clusters and disasters by seed; --rare builds it with rare
                         paths; ARGS go to `quorate-sim` (--help lists them)
+  chaos [--dev] [ARGS...]
+                        real processes and real faults by seed; ARGS go to `quorate-chaos` (--help lists them)
   fuzz [--rounds N] [--seed FIRST]
                         mutate every file that is read, for longer than CI does
   upgrade [--from REV]  a rolling upgrade under load from an earlier commit's build (HEAD~1) to this one's
@@ -66,6 +69,7 @@ fn dispatch(args: &[String]) -> Result<()> {
         "audit" => audit::run(),
         "bench" => bench::run(rest),
         "sim" => sim::run(rest),
+        "chaos" => chaos::run(rest),
         "fuzz" => fuzz::run(rest),
         "upgrade" => upgrade::run(rest),
         "sabotage" => sabotage::run(rest),

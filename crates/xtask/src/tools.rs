@@ -30,6 +30,7 @@ const NODE: (&str, &str) = ("etcd3@1.1.2", "etcd3");
 const DEBIAN: &[(&str, &str)] = &[
     ("etcd", "etcd-server"),
     ("etcdctl", "etcd-client"),
+    ("faketime", "faketime"),
     ("ip", "iproute2"),
     ("mkfs.ext4", "e2fsprogs"),
     ("node", "nodejs"),

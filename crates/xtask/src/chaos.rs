@@ -1,0 +1,32 @@
+//! `cargo xtask chaos`: builds the server and the program that torments it, and runs the one on the other.
+
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::cargo::{cargo, target_dir};
+use crate::step::exec;
+
+/// How long CI does it: each kind of fault once or twice.
+const CI_MINUTES: &str = "1.5";
+
+/// Passes `args` on to `quorate-chaos`, but for `--dev`: the builds of the tests instead of optimised ones.
+pub fn run(args: &[String]) -> Result<()> {
+    let is_dev = args.iter().any(|arg| arg == "--dev");
+    let profile = if is_dev { "dev" } else { "release" };
+    let packages = ["--package", "quorate", "--package", "quorate-tests", "--bins"];
+    exec(cargo().args(["build", "--locked", "--profile", profile]).args(packages))?;
+    let bin = target_dir().join(if is_dev { "debug" } else { "release" });
+    let args = args.iter().filter(|arg| *arg != "--dev");
+    exec(Command::new(bin.join("quorate-chaos")).args(args).env("QUORATE_BIN", bin.join("quorate")))
+}
+
+/// CI's part: another seed each day. The binaries are built.
+pub fn sample() -> Result<()> {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).context("a clock before 1970")?;
+    let day = (now.as_secs() / 86_400).to_string();
+    let bin = target_dir().join("debug");
+    let mut command = Command::new(bin.join("quorate-chaos"));
+    command.args(["--seed", &day, "--minutes", CI_MINUTES, "--members", "3", "--engine", "mixed"]);
+    exec(command.env("QUORATE_BIN", bin.join("quorate")))
+}
