@@ -40,7 +40,11 @@ pub struct WalMetrics {
 pub(crate) struct Counters {
     fsyncs: AtomicU64,
     bytes_written: AtomicU64,
+    /// There was no room for more than what had to be written, or for the next segment.
     short_of_space: AtomicBool,
+    /// The writer has a batch for which there is no room. A mark of its own: that the next segment could be prepared meanwhile
+    /// does not help the writer, which goes on only when somebody nudges it.
+    waits_for_space: AtomicBool,
 }
 
 impl Counters {
@@ -49,11 +53,15 @@ impl Counters {
     }
 
     pub fn is_short_of_space(&self) -> bool {
-        self.short_of_space.load(Ordering::Relaxed)
+        self.short_of_space.load(Ordering::Relaxed) || self.waits_for_space.load(Ordering::Relaxed)
     }
 
     pub fn set_short_of_space(&self, short: bool) {
         self.short_of_space.store(short, Ordering::Relaxed);
+    }
+
+    pub fn set_waits_for_space(&self, waits: bool) {
+        self.waits_for_space.store(waits, Ordering::Relaxed);
     }
 }
 

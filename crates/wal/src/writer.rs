@@ -318,11 +318,12 @@ async fn wait_for_space(shared: &Shared, error: WalError) -> Result<(), WalError
     if !matches!(error, WalError::NoSpace { .. }) {
         return Err(error);
     }
-    shared.metrics.set_short_of_space(true);
+    shared.metrics.set_waits_for_space(true);
     if shared.queue.is_closed() {
         return Err(error);
     }
     shared.queue.changed().await;
+    shared.metrics.set_waits_for_space(false);
     Ok(())
 }
 

@@ -300,6 +300,29 @@ fn the_last_handle_closes_the_log() {
 }
 
 #[test]
+fn a_writer_that_waits_says_so_though_there_is_room_for_the_next_segment() {
+    run(async {
+        let disk = FaultDisk::new();
+        let log = open(&disk, &options(4 << 10)).unwrap();
+        let group = log.wal.group(1);
+        settle().await;
+        disk.set_capacity(Some(disk.used_bytes() + (16 << 10)));
+        let (done, mut outcome) = completion();
+        group.append(vec![entry(1, 0, [1; 64 << 10])], done).await.unwrap();
+        settle().await;
+        log.wal.retry_space();
+        settle().await;
+        assert!(log.wal.metrics().spares > 0, "the next segment is there");
+        assert!(outcome.try_recv().is_err() && log.wal.metrics().short_of_space, "nobody else would nudge the writer");
+        disk.set_capacity(None);
+        log.wal.retry_space();
+        outcome.await.unwrap().unwrap();
+        assert!(!log.wal.metrics().short_of_space);
+        log.close().await;
+    });
+}
+
+#[test]
 fn an_entry_that_replaced_a_queued_one_stays_readable() {
     run(async {
         let disk = FaultDisk::new();
