@@ -1,5 +1,6 @@
 //! Who is in the cluster, and how that changes. Reads come from the applied membership; changes run on the leader.
 //!
+//! Changes go one after the other, each with its checks, so that two that exclude each other are never both made.
 //! A voter is never added outright: it comes as a learner that the leader promotes when it has caught up, so that adding a
 //! member that does not start cannot cost the quorum.
 
@@ -13,6 +14,7 @@ use quorate_sabotage::sabotage;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
+use tokio::sync::oneshot;
 
 /// How far a learner's log may lag behind to count as caught up, in percent of the leader's.
 const READY_PERCENT: u64 = 90;
@@ -28,6 +30,9 @@ const ACTIVE_ELECTIONS: u32 = 2;
 
 /// How long to wait for another change to finish.
 const BUSY_PAUSE: Duration = Duration::from_millis(50);
+
+/// How long whoever asks for a change waits.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(7);
 
 /// The members as applied here, sorted by id.
 pub(crate) fn members(group: &Group) -> Result<Vec<Member>, Error> {
@@ -55,18 +60,60 @@ fn raft_members(group: &Group) -> Result<Vec<RaftMember>, Error> {
 }
 
 /// Changes the membership. Only the leader can. Returns the id of a member that was added, and the log index to wait for.
-pub(crate) async fn change(group: &Group, config: &Config, change: Change) -> Result<(u64, u64), Error> {
-    // The checks below look at the applied membership: it has to be the newest.
-    group.linearize().await?;
-    match change {
-        Change::Add(add) => self::add(group, config, add).await,
-        Change::Remove(id) => remove(group, config, id).await.map(|index| (0, index)),
-        Change::Update(update) => self::update(group, update).await.map(|index| (0, index)),
-        Change::Promote(id) => promote(group, config, id).await.map(|index| (0, index)),
+pub(crate) async fn change(group: &Arc<Group>, config: &Arc<Config>, change: Change) -> Result<(u64, u64), Error> {
+    let (told, outcome) = oneshot::channel();
+    let turn = Turn { group: Arc::clone(group), config: Arc::clone(config), change, told };
+    tokio::spawn(turn.run());
+    match tokio::time::timeout(CHANGE_TIMEOUT, outcome).await {
+        Ok(Ok(outcome)) => outcome,
+        Ok(Err(_)) => Err(Error::Stopped),
+        Err(_) => Err(Error::Timeout),
     }
 }
 
-async fn add(group: &Group, config: &Config, add: pb::MemberAdd) -> Result<(u64, u64), Error> {
+/// One change, from its checks to the entry that carries it out. A task of its own: whoever asked may leave in the midst of it, and
+/// the next change must still not be checked before this one is applied, or given up by Raft. Ends with that, at the latest when
+/// Raft stops.
+struct Turn {
+    group: Arc<Group>,
+    config: Arc<Config>,
+    change: Change,
+    told: oneshot::Sender<Result<(u64, u64), Error>>,
+}
+
+impl Turn {
+    async fn run(self) {
+        let _turn = self.group.changing.lock().await;
+        let outcome = loop {
+            // Nobody waits any more for what has not begun.
+            if self.told.is_closed() {
+                return;
+            }
+            match self.attempt().await {
+                // Somebody is being promoted, perhaps.
+                Ok(None) => tokio::time::sleep(BUSY_PAUSE).await,
+                Ok(Some(done)) => break Ok(done),
+                Err(error) => break Err(error),
+            }
+        };
+        let _ = self.told.send(outcome);
+    }
+
+    /// `None`: another change is under way.
+    async fn attempt(&self) -> Result<Option<(u64, u64)>, Error> {
+        let (group, config) = (&self.group, &self.config);
+        // The checks look at the applied membership: it has to be the newest.
+        group.linearize().await?;
+        match self.change.clone() {
+            Change::Add(add) => self::add(group, config, add).await,
+            Change::Remove(id) => Ok(remove(group, config, id).await?.map(|index| (0, index))),
+            Change::Update(update) => Ok(self::update(group, update).await?.map(|index| (0, index))),
+            Change::Promote(id) => Ok(promote(group, config, id).await?.map(|index| (0, index))),
+        }
+    }
+}
+
+async fn add(group: &Group, config: &Config, add: pb::MemberAdd) -> Result<Option<(u64, u64)>, Error> {
     check_urls(&add.peer_urls)?;
     let now = members(group)?;
     refuse_url_in_use(&now, &add.peer_urls, None)?;
@@ -88,8 +135,8 @@ async fn add(group: &Group, config: &Config, add: pb::MemberAdd) -> Result<(u64,
         return Err(Error::MemberExists);
     }
     let node = MemberNode { peer_urls: add.peer_urls, promote: !add.learner };
-    let index = retry(|| group.raft.set_nodes(BTreeMap::from([(id, node.clone())]), true)).await?;
-    Ok((id, index))
+    let index = proposed(group.raft.set_nodes(BTreeMap::from([(id, node)]), true).await)?;
+    Ok(index.map(|index| (id, index)))
 }
 
 /// The voter that is best prepared to lead in place of `me`.
@@ -99,7 +146,7 @@ pub(crate) fn heir(group: &Group, me: u64) -> Option<u64> {
     voters.max_by_key(|id| matching.get(id).copied())
 }
 
-async fn remove(group: &Group, config: &Config, id: u64) -> Result<u64, Error> {
+async fn remove(group: &Group, config: &Config, id: u64) -> Result<Option<u64>, Error> {
     let member = find(group, id)?;
     let me = group.state.member.get();
     if config.strict_reconfig_check && member.voter {
@@ -118,23 +165,23 @@ async fn remove(group: &Group, config: &Config, id: u64) -> Result<u64, Error> {
         }
         return Err(Error::NotLeader);
     }
-    let index = retry(|| group.raft.remove(id, member.voter)).await?;
+    let Some(index) = proposed(group.raft.remove(id, member.voter).await)? else { return Ok(None) };
     // From here on its id is never used again, and whoever hears from it tells it that it is gone.
     if !sabotage!(RemovedNotForgotten) {
         group.write(Command::MemberForget { member: MemberId::new(id) }).await?;
     }
-    Ok(index)
+    Ok(Some(index))
 }
 
-async fn update(group: &Group, update: pb::MemberUpdate) -> Result<u64, Error> {
+async fn update(group: &Group, update: pb::MemberUpdate) -> Result<Option<u64>, Error> {
     check_urls(&update.peer_urls)?;
     let member = find(group, update.id)?;
     refuse_url_in_use(&members(group)?, &update.peer_urls, Some(update.id))?;
     let node = MemberNode { peer_urls: update.peer_urls, ..member.node };
-    retry(|| group.raft.set_nodes(BTreeMap::from([(update.id, node.clone())]), false)).await
+    proposed(group.raft.set_nodes(BTreeMap::from([(update.id, node)]), false).await)
 }
 
-async fn promote(group: &Group, config: &Config, id: u64) -> Result<u64, Error> {
+async fn promote(group: &Group, config: &Config, id: u64) -> Result<Option<u64>, Error> {
     let member = find(group, id)?;
     if member.voter || member.node.promote {
         return Err(Error::MemberNotLearner);
@@ -145,7 +192,7 @@ async fn promote(group: &Group, config: &Config, id: u64) -> Result<u64, Error> 
     if config.strict_reconfig_check && !may_add_voter(&members(group)?) {
         return Err(Error::NotEnoughStartedMembers);
     }
-    retry(|| group.raft.add_voters(BTreeSet::from([id]))).await
+    proposed(group.raft.add_voters(BTreeSet::from([id])).await)
 }
 
 fn find(group: &Group, id: u64) -> Result<RaftMember, Error> {
@@ -210,23 +257,18 @@ fn caught_up(group: &Group, id: u64) -> bool {
     group.raft.matching().get(&id).is_some_and(|matching| *matching * 100 >= last * READY_PERCENT)
 }
 
-/// Membership changes go one after the other: waits for its turn.
-async fn retry<F: Future<Output = Result<u64, ProposeError>>>(change: impl Fn() -> F) -> Result<u64, Error> {
-    let attempts = async {
-        loop {
-            match change().await {
-                Ok(index) => return Ok(index),
-                Err(ProposeError::ChangeInProgress) => tokio::time::sleep(BUSY_PAUSE).await,
-                Err(ProposeError::NotLeader | ProposeError::Unknown) => return Err(Error::LeaderChanged),
-                Err(ProposeError::Stopped) => return Err(Error::Stopped),
-                Err(ProposeError::BadChange(reason)) => {
-                    tracing::warn!(reason, "a membership change was refused");
-                    return Err(Error::UnhealthyCluster);
-                }
-            }
+/// The index of a change; `None` if another one is under way.
+fn proposed(result: Result<u64, ProposeError>) -> Result<Option<u64>, Error> {
+    match result {
+        Ok(index) => Ok(Some(index)),
+        Err(ProposeError::ChangeInProgress) => Ok(None),
+        Err(ProposeError::NotLeader | ProposeError::Unknown) => Err(Error::LeaderChanged),
+        Err(ProposeError::Stopped) => Err(Error::Stopped),
+        Err(ProposeError::BadChange(reason)) => {
+            tracing::warn!(reason, "a membership change was refused");
+            Err(Error::UnhealthyCluster)
         }
-    };
-    tokio::time::timeout(Duration::from_secs(7), attempts).await.unwrap_or(Err(Error::Timeout))
+    }
 }
 
 /// Sees membership changes through, on the leader: promotes members that were added as voters as they catch up, and forgets

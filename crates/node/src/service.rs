@@ -104,7 +104,7 @@ impl Service {
         }
     }
 
-    async fn answer(&self, group: &Group, ask: Ask) -> Result<Answer, Error> {
+    async fn answer(&self, group: &Arc<Group>, ask: Ask) -> Result<Answer, Error> {
         let unknown = |error: std::io::Error| Error::Fatal(error.to_string());
         match ask {
             Ask::Vote(request) => {

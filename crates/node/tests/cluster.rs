@@ -483,3 +483,25 @@ async fn a_member_that_lost_its_engine_says_what_to_do() {
         assert!(text.contains(words), "{words}: {text}");
     }
 }
+
+/// Two changes that exclude each other are asked for at once, and only one of them is made.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_members_with_one_url_that_are_added_at_once_one_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let nodes = start(&configs(dir.path(), &[EngineKind::Memory; 3])).await;
+    let urls: Vec<String> = (0..9).map(|_| format!("http://127.0.0.1:{}", free_port())).collect();
+    // Each has a URL of its own, too, and so another id.
+    let add = |place: usize| nodes[place % 3].member_add(vec![urls[0].clone(), urls[place + 1].clone()], false);
+    let outcomes = futures::future::join_all((0..8).map(add)).await;
+    let refused = outcomes.iter().filter(|outcome| matches!(outcome, Err(Error::PeerUrlExists))).count();
+    assert_eq!((outcomes.iter().filter(|outcome| outcome.is_ok()).count(), refused), (1, 7), "{outcomes:?}");
+    assert_eq!(nodes[0].members(true).await.unwrap().body.len(), 4);
+
+    let urls: Vec<String> = (0..4).map(|_| format!("http://127.0.0.1:{}", free_port())).collect();
+    let outcomes = futures::future::join_all(urls.iter().map(|url| nodes[0].member_add(vec![url.clone()], true))).await;
+    let full = outcomes.iter().filter(|outcome| matches!(outcome, Err(Error::TooManyLearners))).count();
+    assert_eq!((outcomes.iter().filter(|outcome| outcome.is_ok()).count(), full), (1, 3), "{outcomes:?}");
+    for node in &nodes {
+        node.shutdown().await;
+    }
+}

@@ -89,7 +89,7 @@ pub trait Env: Send + Sync + 'static {
     /// Listens on a member's URL.
     fn listen(&self, url: String) -> BoxFuture<io::Result<Box<dyn Listener>>>;
 
-    /// Runs a future that blocks on the disk now and then: in production on a thread of its own.
+    /// Runs a future that blocks for long, on the disk or for its computing: in production on a thread of its own.
     fn spawn_dedicated(&self, name: &'static str, task: BoxFuture<()>);
 
     /// The end of the process after a failure that must not be survived: an fsync error, corruption of what was

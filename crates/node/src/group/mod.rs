@@ -80,6 +80,8 @@ pub(crate) struct Group {
     admission: Arc<Semaphore>,
     space: Space,
     log: GroupLog,
+    /// Held by the change of the membership whose turn it is.
+    pub(crate) changing: tokio::sync::Mutex<()>,
 }
 
 /// What a write did.
@@ -135,8 +137,20 @@ impl Group {
         let reads = ReadIndex::spawn(state.clone(), raft.clone(), peers.clone(), role.clone(), &options);
         let admission = Arc::new(Semaphore::new(options.inflight_bytes_max));
         let space = Space::new(options.quota_bytes, options.alarm_sticky);
-        let group =
-            Arc::new(Self { state, raft, options, peers, role, proposals, forwarded, reads, admission, space, log });
+        let group = Arc::new(Self {
+            state,
+            raft,
+            options,
+            peers,
+            role,
+            proposals,
+            forwarded,
+            reads,
+            admission,
+            space,
+            log,
+            changing: tokio::sync::Mutex::default(),
+        });
         tokio::spawn(leases::Driver::new(&group).run());
         tokio::spawn(fail_with_raft(group.state.clone(), group.raft.clone()));
         Ok(group)
