@@ -38,6 +38,9 @@ const REQUESTS_MAX: usize = 32;
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_millis(500);
 
+/// Tokens that are tried for a watch one after the other, before the refusal is believed.
+const TOKENS_MAX: u32 = 10;
+
 /// Id in answers that are about all watches of a stream.
 const ALL_WATCHES: i64 = -1;
 
@@ -75,8 +78,8 @@ struct Watch {
     end: Arc<Mutex<Option<Error>>>,
     confirm: Option<oneshot::Sender<Result<i64, Error>>>,
     place: Place,
-    /// Refused with the token of the stream, and asked for again with a new one.
-    second_try: bool,
+    /// How often it was refused with the token of a stream, and asked for again with a new one.
+    refusals: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -220,7 +223,7 @@ impl Hub {
             end: create.end,
             confirm: Some(create.confirm),
             place: Place::Wanted,
-            second_try: false,
+            refusals: 0,
         };
         self.watches.insert(key, watch);
         self.want(key);
@@ -348,7 +351,7 @@ impl Hub {
         let revision = revision_of(response.header);
         watch.cursor.created(revision);
         watch.place = Place::Live(response.watch_id);
-        watch.second_try = false;
+        watch.refusals = 0;
         self.live.insert(response.watch_id, key);
         if let Some(confirm) = watch.confirm.take() {
             // If the caller has given up waiting, the reader is gone too and the watch will be removed.
@@ -357,13 +360,17 @@ impl Hub {
     }
 
     /// A refusal may be due to an old token, and some servers do not say so. The token belongs to the stream, so a new
-    /// one needs a new stream.
+    /// one needs a new stream. A member that has just been given the state of another knows no token from before, so that
+    /// the new one may be refused as well.
     fn try_with_new_token(&mut self, key: Key, response: &WatchResponse) -> bool {
         let reason = &response.cancel_reason;
-        let may_be_token = is_about_token(reason) || reason.ends_with(text::PERMISSION_DENIED);
+        let most = match is_about_token(reason) {
+            true => TOKENS_MAX,
+            false => u32::from(reason.ends_with(text::PERMISSION_DENIED)),
+        };
         match self.watches.get_mut(&key) {
-            Some(watch) if self.transport.has_user() && may_be_token && !watch.second_try => {
-                watch.second_try = true;
+            Some(watch) if self.transport.has_user() && watch.refusals < most => {
+                watch.refusals += 1;
                 self.transport.forget_token();
                 self.restart();
                 true

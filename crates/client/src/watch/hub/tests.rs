@@ -212,6 +212,21 @@ async fn a_final_refusal_of_the_stream_ends_all_watches() {
 }
 
 #[tokio::test]
+async fn several_tokens_are_tried_before_it_is_believed_that_none_will_do() {
+    let mut hub = hub_with(ConnectOptions::new().user("app", "secret"));
+    let mut reader = watch(&mut hub, 8);
+    let reason = "rpc error: code = Unauthenticated desc = etcdserver: invalid auth token";
+    for round in 1..=i64::from(TOKENS_MAX) {
+        assert_eq!(sent(&mut hub), format!("create {round} from 0"));
+        refused(&mut hub, round, reason);
+        hub.handle(Input::Retry);
+        assert!(reader.confirmation().is_none());
+    }
+    refused(&mut hub, i64::from(TOKENS_MAX) + 1, reason);
+    assert!(matches!(reader.confirmation(), Some(Err(Error::WatchCanceled { .. }))));
+}
+
+#[tokio::test]
 async fn a_refusal_is_believed_the_second_time_if_there_is_a_user() {
     let mut hub = hub_with(ConnectOptions::new().user("app", "secret"));
     let mut other = watch(&mut hub, 8);
