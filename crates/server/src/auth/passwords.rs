@@ -10,9 +10,10 @@ use argon2::{Argon2, PasswordHash as Argon2Hash};
 use base64::Engine;
 use quorate_core::auth::PasswordHash;
 use quorate_node::Error;
+use quorate_node::env::Env;
 use rand::RngCore;
 use std::sync::Arc;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 use tonic::Status;
 
 /// More at a time would take the cores away from everything else, and 19 MiB of memory each.
@@ -23,6 +24,7 @@ const BCRYPT_COST_MAX: u32 = 16;
 
 /// Hashes and verifies.
 pub struct Passwords {
+    env: Arc<dyn Env>,
     threads: Arc<Semaphore>,
     queue: Gauge,
     /// Of a password that nobody has: what a password is verified against if there is no user.
@@ -34,10 +36,11 @@ impl Passwords {
     ///
     /// # Errors
     /// Hashing does not work.
-    pub fn new(queue_max: usize) -> Result<Self, String> {
+    pub fn new(queue_max: usize, env: Arc<dyn Env>) -> Result<Self, String> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let nobody = hash("")?;
-        Ok(Self { threads: Arc::new(Semaphore::new(cores.min(THREADS_MAX))), queue: Gauge::new(queue_max), nobody })
+        let threads = Arc::new(Semaphore::new(cores.min(THREADS_MAX)));
+        Ok(Self { env, threads, queue: Gauge::new(queue_max), nobody })
     }
 
     /// Hashes a new password.
@@ -68,12 +71,15 @@ impl Passwords {
         let Some(_place) = Gauge::take(&self.queue, 1) else { return Err(Limit::LoginQueue.refusal()) };
         let stopped = || status(&Error::Stopped);
         let permit = self.threads.clone().acquire_owned().await.map_err(|_| stopped())?;
-        let task = tokio::task::spawn_blocking(move || {
+        let (done, outcome) = oneshot::channel();
+        let task = async move {
             // Held by the work and not by who waits for it: a client that leaves does not make room for one more thread.
             let _permit = permit;
-            work()
-        });
-        task.await.map_err(|_| stopped())
+            // Whoever asked may have left.
+            let _ = done.send(work());
+        };
+        self.env.spawn_dedicated("quorate-login", Box::pin(task));
+        outcome.await.map_err(|_| stopped())
     }
 }
 
@@ -118,10 +124,15 @@ pub fn imported(base64_text: &str) -> Result<PasswordHash, Status> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use quorate_node::env::OsEnv;
+
+    fn passwords(queue_max: usize) -> Passwords {
+        Passwords::new(queue_max, Arc::new(OsEnv::new())).unwrap()
+    }
 
     #[tokio::test]
     async fn only_the_right_password_of_a_user_that_exists_is_right() {
-        let passwords = Passwords::new(8).unwrap();
+        let passwords = passwords(8);
         let hash = passwords.hash("pass".into()).await.unwrap();
         assert!(hash.expose().starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{}", hash.expose());
         assert_ne!(hash, passwords.hash("pass".into()).await.unwrap(), "each hash has a salt of its own");
@@ -135,7 +146,7 @@ mod tests {
     async fn bcrypt_hashes_can_be_imported() {
         let text = bcrypt::hash("pass", 4).unwrap();
         let base64_text = base64::engine::general_purpose::STANDARD.encode(&text);
-        let passwords = Passwords::new(8).unwrap();
+        let passwords = passwords(8);
         let hash = imported(&base64_text).unwrap();
         assert!(passwords.verify(Some(hash.clone()), "pass".into()).await.unwrap());
         assert!(!passwords.verify(Some(hash), "other".into()).await.unwrap());
@@ -147,7 +158,7 @@ mod tests {
 
     #[tokio::test]
     async fn beyond_the_bound_requests_are_refused() {
-        let passwords = Passwords::new(0).unwrap();
+        let passwords = passwords(0);
         assert_eq!(passwords.hash("pass".into()).await.unwrap_err().code(), tonic::Code::ResourceExhausted);
         assert_eq!(passwords.queued(), 0);
     }
