@@ -1,6 +1,6 @@
 //! The parts of the process that no [`Env`](quorate_node::env::Env) reaches: libc's `getrandom`, from which `HashMap`
-//! and tokio's scheduler draw their seeds, libc's `clock_gettime`, which crates ask that know of no other clock, and the hash
-//! over everything that happened.
+//! and tokio's scheduler draw their seeds, libc's `clock_gettime`, which crates ask that know of no other clock, libc's
+//! `sched_getaffinity`, by which programs count the cores, and the hash over everything that happened.
 //!
 //! One process runs one seed, so that nothing is left over from another.
 #![allow(unsafe_code)]
@@ -72,6 +72,29 @@ pub unsafe extern "C" fn clock_gettime(clock: libc::clockid_t, out: *mut libc::t
     let now = libc::timespec { tv_sec: begin + (now / 1_000_000_000) as i64, tv_nsec: (now % 1_000_000_000) as i64 };
     // SAFETY: `out` is writable.
     unsafe { out.write(now) };
+    0
+}
+
+/// Stands before libc's function of this name in the whole process: there is one core. What does as many things at once as there
+/// are cores, such as verifying passwords on threads, does them one after the other, in the same order each time.
+///
+/// # Safety
+/// `mask` must be writable for `size` bytes, as for libc's.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sched_getaffinity(
+    process: libc::pid_t,
+    size: usize,
+    mask: *mut libc::cpu_set_t,
+) -> libc::c_int {
+    if STATE.load(Ordering::SeqCst) == 0 {
+        // SAFETY: the caller's contract is that of the system call, which returns how much it has written.
+        return unsafe { libc::syscall(libc::SYS_sched_getaffinity, process, size, mask).min(0) as libc::c_int };
+    }
+    // SAFETY: `mask` is writable for `size` bytes.
+    unsafe {
+        mask.cast::<u8>().write_bytes(0, size);
+        mask.cast::<u8>().write(1);
+    }
     0
 }
 

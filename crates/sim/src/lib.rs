@@ -18,10 +18,13 @@ mod network;
 pub mod oracle;
 mod plan;
 mod random;
+mod reduce;
 mod replacement;
+pub mod story;
 mod workers;
 mod world;
 
 pub use plan::{Fault, Load, Mode, Plan};
 pub use random::Random;
+pub use reduce::Less;
 pub use world::{Report, World};

@@ -4,7 +4,10 @@
 //! what it calls unknown may happen once.
 
 use crate::client::{Rpc, text};
+use crate::clock::MachineClock;
 use crate::history::{Condition, Field, Op, Outcome, Seen, Span, Step, StepAnswer, Transaction};
+use crate::machine::Doors;
+use crate::network::Network;
 use hyper_util::rt::TokioIo;
 use quorate_client::{
     Client, Compare, ConnectOptions, DeleteOptions, Error, Event, EventKind, GetOptions, GetResponse, Is, KeyValue,
@@ -12,11 +15,13 @@ use quorate_client::{
 };
 use quorate_node::env::{BoxFuture, ByteStream};
 use quorate_proto::etcdserverpb::{
-    CompactionRequest, LeaseGrantRequest, LeaseKeepAliveRequest, LeaseRevokeRequest, ResponseHeader,
+    CompactionRequest, LeaseGrantRequest, LeaseKeepAliveRequest, LeaseRevokeRequest, RangeRequest, ResponseHeader,
 };
 use std::io;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
+use tonic::Code;
 
 /// Where members listen for clients.
 pub const CLIENT_PORT: u16 = 2379;
@@ -28,6 +33,13 @@ pub struct Library {
     all: Client,
     /// Those of each, if the worker chooses for itself.
     each: Vec<Client>,
+    dial: Dial,
+    habits: Habits,
+}
+
+/// The members' URL for clients.
+pub fn client_url(member: usize) -> String {
+    format!("http://m{member}:{CLIENT_PORT}")
 }
 
 /// What differs between clients.
@@ -41,28 +53,50 @@ pub struct Habits {
     pub ping_interval: Duration,
     /// Batches that wait in a watch.
     pub watch_buffer: usize,
+    /// Name and password, where there are users.
+    pub user: Option<(&'static str, &'static str)>,
 }
 
 impl Library {
-    /// A client of its own, with connections of its own. Within the clients' runtime.
+    /// A client of its own, with connections of its own. It logs in if it has a user. Within the clients' runtime.
     ///
     /// # Errors
     /// What the library says.
-    pub fn new(rpc: &Rpc, habits: &Habits) -> Result<Library, Error> {
-        let urls: Vec<String> = (0..rpc.me).map(|member| format!("http://m{member}:{CLIENT_PORT}")).collect();
-        let dial = Dial(rpc.clone());
-        let options = ConnectOptions::new()
-            .timeout(rpc.deadline)
+    pub async fn new(rpc: &Rpc, habits: Habits) -> Result<Library, Error> {
+        let Rpc { doors, network, clock, me, deadline, .. } = rpc.clone();
+        Library::connect(Dial { doors, network, clock, me, deadline }, habits).await
+    }
+
+    async fn connect(dial: Dial, habits: Habits) -> Result<Library, Error> {
+        let urls: Vec<String> = (0..dial.me).map(client_url).collect();
+        let dials = dial.clone();
+        let options = habits.user.map_or(ConnectOptions::new(), |(name, word)| ConnectOptions::new().user(name, word));
+        let options = options
+            .timeout(dial.deadline)
             .connect_timeout(habits.connect_timeout)
             .ping(habits.ping_interval, Duration::from_secs(3))
             .watch_buffer(habits.watch_buffer)
-            .connector(move |endpoint| Ok(endpoint.connect_with_connector_lazy(dial.clone())));
-        // Without a user there is nothing to wait for.
-        let connect = futures::FutureExt::now_or_never(Client::connect(&urls, options));
-        let all = connect.unwrap_or_else(|| Err(Error::InvalidArgument("connecting waits".into())))?;
+            .connector(move |endpoint| Ok(endpoint.connect_with_connector_lazy(dials.clone())));
+        let all = Client::connect(&urls, options).await?;
         let chosen = urls.iter().filter(|_| habits.chooses);
         let each = chosen.map(|url| all.at(url)).collect::<Result<_, _>>()?;
-        Ok(Library { all, each })
+        Ok(Library { all, each, dial, habits })
+    }
+
+    /// The same client once more, with connections of its own: the old ones end when nobody uses them any more.
+    ///
+    /// # Errors
+    /// What the library says.
+    pub async fn anew(&self) -> Result<Library, Error> {
+        Library::connect(self.dial.clone(), self.habits.clone()).await
+    }
+
+    /// The same client for somebody else.
+    ///
+    /// # Errors
+    /// What the library says.
+    pub async fn of(&self, user: (&'static str, &'static str)) -> Result<Library, Error> {
+        Library::connect(self.dial.clone(), Habits { user: Some(user), ..self.habits.clone() }).await
     }
 
     fn client(&self, member: usize) -> &Client {
@@ -77,6 +111,36 @@ impl Library {
             Err(Error::UnknownOutcome { .. }) => Outcome::Unknown,
             Err(Error::Unavailable { .. }) if reads => Outcome::Unknown,
             Err(error) => Outcome::Refused(error.to_string()),
+        }
+    }
+
+    /// Reads keys of a list as they come, with pauses between their parts.
+    ///
+    /// # Errors
+    /// Why the member broke off a list that it had begun, if that is none of the reasons for which it may.
+    pub async fn read_in_parts(&self, member: usize, span: &Span, pause: Duration) -> Result<Outcome, String> {
+        let request = RangeRequest {
+            key: span.from.clone().into(),
+            range_end: span.until.clone().unwrap_or_default().into(),
+            ..RangeRequest::default()
+        };
+        let Ok(mut parts) = self.client(member).kv().range_stream(request).await else { return Ok(Outcome::Unknown) };
+        let mut kvs = Vec::new();
+        loop {
+            match parts.message().await {
+                Ok(Some(part)) => {
+                    let part = part.range_response.unwrap_or_default();
+                    kvs.extend(part.kvs.iter().map(seen));
+                    if let Some(header) = part.header {
+                        return Ok(Outcome::Read { revision: header.revision, kvs });
+                    }
+                }
+                Ok(None) => return Err(format!("it ended without a header, after {} keys", kvs.len())),
+                // What it reads is kept for it.
+                Err(status) if status.code() == Code::OutOfRange => return Err(status.to_string()),
+                Err(_) => return Ok(Outcome::Unknown),
+            }
+            tokio::time::sleep(pause).await;
         }
     }
 
@@ -95,6 +159,21 @@ impl Library {
             answers.message().await.ok().flatten()
         };
         Some(tokio::time::timeout(patience, exchange).await.ok().flatten()?.ttl)
+    }
+
+    /// Copies the data of a member, with pauses between the parts.
+    ///
+    /// # Errors
+    /// Why it has not got all of it, in words.
+    pub async fn copy(&self, member: usize, pause: Duration) -> Result<Vec<u8>, String> {
+        let in_words = |error: Error| error.to_string();
+        let mut copy = self.all.snapshot(&client_url(member)).await.map_err(in_words)?;
+        let mut bytes = Vec::new();
+        while let Some(part) = copy.next().await {
+            bytes.extend_from_slice(&part.map_err(in_words)?);
+            tokio::time::sleep(pause).await;
+        }
+        Ok(bytes)
     }
 
     /// The client that balances.
@@ -269,7 +348,20 @@ pub fn event(event: &Event) -> crate::history::Event {
 
 /// Dials over the simulated network.
 #[derive(Clone)]
-struct Dial(Rpc);
+struct Dial {
+    doors: Doors,
+    network: Network,
+    clock: Arc<MachineClock>,
+    /// The clients' place among the machines.
+    me: usize,
+    deadline: Duration,
+}
+
+impl std::fmt::Debug for Dial {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Dial")
+    }
+}
 
 impl tower_service::Service<http::Uri> for Dial {
     type Response = TokioIo<Box<dyn ByteStream>>;
@@ -281,7 +373,7 @@ impl tower_service::Service<http::Uri> for Dial {
     }
 
     fn call(&mut self, uri: http::Uri) -> Self::Future {
-        let Rpc { doors, network, clock, me, .. } = self.0.clone();
+        let Dial { doors, network, clock, me, .. } = self.clone();
         Box::pin(async move {
             let address = uri.authority().map(ToString::to_string).unwrap_or_default();
             network.connect(me, clock, move |machine: usize| doors[machine].clock(), address).await.map(TokioIo::new)

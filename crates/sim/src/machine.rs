@@ -5,7 +5,6 @@
 use crate::clock::MachineClock;
 use crate::library::CLIENT_PORT;
 use crate::network::Network;
-use crate::plan::Mode;
 use crate::random::Random;
 use parking_lot::Mutex;
 use quorate_node::env::{Accepted, BoxFuture, ByteStream, Env, Listener};
@@ -114,7 +113,7 @@ pub struct Machine {
     network: Network,
     doors: Doors,
     config: Config,
-    mode: Mode,
+    runs: Runs,
     boot: Option<Boot>,
     random_state: Arc<AtomicU64>,
     /// How far the wall clock is off, in milliseconds.
@@ -131,7 +130,7 @@ struct Boot {
 
 impl Machine {
     /// A machine that is off.
-    pub fn new(index: usize, network: Network, doors: Doors, config: Config, mode: Mode, seed: u64) -> Machine {
+    pub fn new(index: usize, network: Network, doors: Doors, config: Config, runs: Runs, seed: u64) -> Machine {
         let random = Mutex::new(Random::new(seed).fork("disk"));
         let sync_times = Arc::new(SyncTimes { random, bounds_ms: Mutex::default() });
         Machine {
@@ -141,7 +140,7 @@ impl Machine {
             network,
             doors,
             config,
-            mode,
+            runs,
             boot: None,
             random_state: Arc::new(AtomicU64::new(seed)),
             wall_clock_off_ms: Arc::default(),
@@ -186,7 +185,7 @@ impl Machine {
         let door = self.door();
         *door.inner.lock() = DoorInner { jobs: Some(jobs), clock: Some(clock.clone()), ..DoorInner::default() };
         let env = self.env(clock.clone());
-        runtime.spawn(run_process(self.config.clone(), self.mode, env, door, queue));
+        runtime.spawn(run_process(self.config.clone(), self.runs, env, door, queue));
         self.boot = Some(Boot { runtime, clock });
         self.paused = None;
     }
@@ -212,7 +211,8 @@ impl Machine {
         let snapshot = PathBuf::from("/copy");
         let written = self.disk.create(&snapshot).and_then(|file| file.write_at(0, copy));
         written.map_err(|error| error.to_string())?;
-        let restore = Restore { snapshot, check_hash: false, revision_bump: 0, config: self.config.clone() };
+        let restore =
+            Restore { snapshot, check_hash: self.runs.signs_copies(), revision_bump: 0, config: self.config.clone() };
         let env: Arc<dyn Env> = self.env(Arc::new(MachineClock::new(Duration::ZERO, 1.0)));
         let restored = paused_runtime().block_on(quorate_node::restore(&restore, &env, |_, _| {}));
         restored.map_err(|error| error.to_string())
@@ -297,6 +297,28 @@ pub fn paused_runtime() -> Runtime {
     runtime.expect("a current-thread runtime needs no more than memory")
 }
 
+/// What a machine runs.
+#[derive(Clone, Copy, Debug)]
+pub enum Runs {
+    /// A node alone.
+    Node,
+    /// A server with its front.
+    Server {
+        /// Bytes of a request, and of a part of what a watcher is sent.
+        request_bytes_max: usize,
+    },
+}
+
+impl Runs {
+    /// Whether a hash is at the end of what is copied from it.
+    fn signs_copies(self) -> bool {
+        match self {
+            Runs::Node => false,
+            Runs::Server { .. } => true,
+        }
+    }
+}
+
 /// What runs in a process.
 enum Process {
     Node(Node),
@@ -304,11 +326,11 @@ enum Process {
 }
 
 impl Process {
-    async fn start(config: Config, mode: Mode, env: Arc<SimEnv>) -> Result<Process, String> {
-        match mode {
-            Mode::Fast => Node::start_in(config, env).await.map(Process::Node).map_err(|error| error.to_string()),
-            Mode::Full => {
-                let server = Server::start_in(front(config)?, env).await;
+    async fn start(config: Config, runs: Runs, env: Arc<SimEnv>) -> Result<Process, String> {
+        match runs {
+            Runs::Node => Node::start_in(config, env).await.map(Process::Node).map_err(|error| error.to_string()),
+            Runs::Server { request_bytes_max } => {
+                let server = Server::start_in(front(config, request_bytes_max)?, env).await;
                 server.map(|server| Process::Server(Box::new(server))).map_err(|error| error.to_string())
             }
         }
@@ -330,22 +352,23 @@ impl Process {
     }
 }
 
-/// The front of a node, as its flags have it when none is given.
-fn front(node: Config) -> Result<ServerConfig, String> {
-    let config = ServerConfig::parse([], []).map_err(|error| error.to_string())?;
+/// The front of a node, as its flags have it when none is given but `max-request-bytes`.
+fn front(node: Config, request_bytes_max: usize) -> Result<ServerConfig, String> {
+    let mut config = ServerConfig::parse([], []).map_err(|error| error.to_string())?;
+    config.limits.request_bytes_max = request_bytes_max;
     let listen = Endpoint::Tcp { host: node.name.clone(), port: CLIENT_PORT, tls: false };
-    Ok(ServerConfig { listen_client: vec![listen], node, ..config })
+    Ok(ServerConfig { listen_client: vec![listen], node: Config { request_bytes_max, ..node }, ..config })
 }
 
 /// The process: starts the node, with its front or without, then does what clients ask.
 async fn run_process(
     config: Config,
-    mode: Mode,
+    runs: Runs,
     env: Arc<SimEnv>,
     door: Arc<Door>,
     mut jobs: mpsc::UnboundedReceiver<Job>,
 ) {
-    let process = match Process::start(config, mode, env).await {
+    let process = match Process::start(config, runs, env).await {
         Ok(process) => process,
         Err(error) => {
             door.inner.lock().failure = Some(error);

@@ -1,10 +1,11 @@
 //! `quorate-sim`: runs seeds of the simulation. See `quorate-sim --help`.
 
 mod sabotage;
+mod shrink;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
-use quorate_sim::{Mode, Plan, Report, World, determinism};
+use quorate_sim::{Less, Mode, Plan, Report, World, determinism, story};
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
@@ -18,6 +19,15 @@ enum ModeName {
 }
 
 impl Arguments {
+    fn less(&self) -> Less {
+        Less {
+            without: self.without.clone(),
+            clients_max: self.clients_max,
+            members: self.members,
+            length_ms: self.length_ms,
+        }
+    }
+
     fn mode(&self) -> Mode {
         match self.mode {
             Some(ModeName::Fast) => Mode::Fast,
@@ -49,15 +59,24 @@ struct Arguments {
     /// Prints what happens while it happens.
     #[arg(long)]
     verbose: bool,
+    /// Prints at the end what happened with all calls, and what each was answered.
+    #[arg(long)]
+    calls: bool,
     /// Leaves out these faults of the plan, by their place in it.
     #[arg(long, value_delimiter = ',')]
     without: Vec<usize>,
-    /// On a failure, tries to find fewer faults and fewer clients that still fail.
-    #[arg(long)]
-    shrink: bool,
     /// At most so many clients of each kind.
     #[arg(long)]
     clients_max: Option<usize>,
+    /// Only so many voting members, no learner, and no faults of others.
+    #[arg(long)]
+    members: Option<usize>,
+    /// Faults and load for at most so many milliseconds.
+    #[arg(long)]
+    length_ms: Option<u64>,
+    /// Of a seed that fails, does not look for fewer faults, clients and members, and a shorter time, that fail in the same way.
+    #[arg(long)]
+    no_shrink: bool,
     /// Runs with this deliberate bug. Only in a program that was built to have them (`cargo xtask sabotage`).
     #[arg(long)]
     bug: Option<String>,
@@ -67,7 +86,17 @@ struct Arguments {
     /// Runs this one seed in this process.
     #[arg(long, hide = true)]
     here: bool,
+    /// Likewise, and tells at the end what happened, with the calls that violations name.
+    #[arg(long, hide = true)]
+    story: bool,
 }
+
+/// Failures of one run for which something smaller is looked for: if everything fails, a few tell enough.
+const SHRINKS_MAX: usize = 3;
+
+/// Lines of a story that are printed: of a longer one its begin and its end.
+const STORY_BEGIN: usize = 60;
+const STORY_END: usize = 140;
 
 fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
@@ -75,7 +104,7 @@ fn main() -> Result<ExitCode> {
         sabotage::list();
         return Ok(ExitCode::SUCCESS);
     }
-    if arguments.here || arguments.verbose {
+    if arguments.here || arguments.verbose || arguments.calls || arguments.story {
         return here(&arguments);
     }
     many(&arguments)
@@ -96,47 +125,50 @@ fn here(arguments: &Arguments) -> Result<ExitCode> {
         let filter = tracing_subscriber::EnvFilter::from_default_env();
         tracing_subscriber::fmt().with_env_filter(filter).without_time().with_writer(std::io::stdout).init();
     }
-    let mut plan = Plan::new(arguments.seed, arguments.mode());
-    let mut place = 0;
-    plan.faults.retain(|_| {
-        place += 1;
-        !arguments.without.contains(&(place - 1))
-    });
-    if let Some(most) = arguments.clients_max {
-        let load = &mut plan.load;
-        for count in [
-            &mut load.clients,
-            &mut load.lease_clients,
-            &mut load.watchers,
-            &mut load.account_clients,
-            &mut load.list_clients,
-            &mut load.set_clients,
-            &mut load.lock_clients,
-            &mut load.object_clients,
-            &mut load.step_clients,
-            &mut load.election_clients,
-            &mut load.slow_readers,
-            &mut load.quiet_watchers,
-            &mut load.recipe_clients,
-        ] {
-            *count = most.min(*count);
-        }
+    let (plan, less) = (Plan::new(arguments.seed, arguments.mode()), arguments.less());
+    if arguments.verbose || arguments.calls || arguments.story {
+        print_plan(&plan, &less);
     }
-    if arguments.verbose {
-        println!("{plan:#?}");
-    }
-    let mut world = World::new(plan);
+    let mut world = World::new(plan.reduced(&less));
     world.verbose = arguments.verbose;
     let report = world.run();
+    if arguments.calls {
+        story::merged(&report.timeline, &report.story).iter().for_each(|line| println!("{line}"));
+    } else if arguments.story {
+        print_story(&story::merged(&report.timeline, &story::named(&report.story, &report.violations)));
+    }
     print_report(arguments.seed, &report);
     Ok(if report.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// What the plan has, in a few lines.
+fn print_plan(plan: &Plan, less: &Less) {
+    for (place, (at, fault)) in plan.faults.iter().enumerate().filter(|(place, _)| !less.without.contains(place)) {
+        println!("fault {place} at {:.3} s: {fault:?}", at.as_secs_f64());
+    }
+    let Plan { members, learners, length, load, .. } = plan.clone().reduced(less);
+    println!("{members} members, {learners} learners, for {:.1} s\n{load:?}", length.as_secs_f64());
+}
+
+fn print_story(lines: &[String]) {
+    let left_out = lines.len().saturating_sub(STORY_BEGIN + STORY_END);
+    for (place, line) in lines.iter().enumerate() {
+        if left_out == 0 || place < STORY_BEGIN || place >= STORY_BEGIN + left_out {
+            println!("{}", shortened(line, 250));
+        } else if place == STORY_BEGIN {
+            println!("          ... {left_out} more lines");
+        }
+    }
+}
+
+/// Values and lists may be long.
+fn shortened(text: &str, characters: usize) -> &str {
+    text.char_indices().nth(characters).map_or(text, |(end, _)| &text[..end])
+}
+
 fn print_report(seed: u64, report: &Report) {
     for violation in report.violations.iter().take(20) {
-        // Values may be long.
-        let end = violation.char_indices().nth(2000).map_or(violation.len(), |(end, _)| end);
-        println!("violation: {}", &violation[..end]);
+        println!("violation: {}", shortened(violation, 2000));
     }
     let (calls, answered) = report.calls;
     println!(
@@ -167,14 +199,13 @@ fn many(arguments: &Arguments) -> Result<ExitCode> {
                     match one(seed, arguments) {
                         Ok(seconds) => *simulated.lock().unwrap_or_else(|e| e.into_inner()) += seconds,
                         Err(error) => {
-                            let fixed = fixed_words(arguments);
-                            let kept = if arguments.shrink { shrink(seed, arguments.mode(), &fixed) } else { fixed };
-                            let words: String = kept.iter().map(|word| format!(" {word}")).collect();
-                            let build = sabotage::BUILD;
-                            println!(
-                                "seed {seed}: {error:#}\nreplay: cargo xtask sim{build} --seed {seed}{words} --verbose"
-                            );
-                            failed.lock().unwrap_or_else(|e| e.into_inner()).push(seed);
+                            let so_far = {
+                                let mut failed = failed.lock().unwrap_or_else(|e| e.into_inner());
+                                failed.push(seed);
+                                failed.len()
+                            };
+                            let may_shrink = !arguments.no_shrink && so_far <= SHRINKS_MAX;
+                            println!("{}", tell_failure(seed, arguments, &error, may_shrink));
                         }
                     }
                 }
@@ -196,7 +227,7 @@ fn many(arguments: &Arguments) -> Result<ExitCode> {
 
 /// Runs a seed in a process of its own. Returns the seconds simulated.
 fn one(seed: u64, arguments: &Arguments) -> Result<f64> {
-    let fixed = fixed_words(arguments);
+    let fixed: Vec<String> = fixed_words(arguments).into_iter().chain(arguments.less().words()).collect();
     let first = run_process(seed, &fixed)?;
     if arguments.twice {
         let second = run_process(seed, &fixed)?;
@@ -207,6 +238,44 @@ fn one(seed: u64, arguments: &Arguments) -> Result<f64> {
     field(&first, "simulated").and_then(|text| text.parse().ok()).context("the run printed no report")
 }
 
+/// All that is to be said of a seed that fails.
+fn tell_failure(seed: u64, arguments: &Arguments, error: &anyhow::Error, may_shrink: bool) -> String {
+    let fixed = fixed_words(arguments);
+    let said = arguments.less().words();
+    let command = |less: &[String]| {
+        let words: String = fixed.iter().chain(less).map(|word| format!(" {word}")).collect();
+        format!("cargo xtask sim{} --seed {seed}{words}", sabotage::BUILD)
+    };
+    let mut text = format!("seed {seed}: {error:#}\nreplay: {} --verbose\n", command(&said));
+    let rule = broken_rule(&format!("{error:#}"));
+    if !may_shrink || rule.is_none() {
+        return text;
+    }
+    let words = |less: &Less| fixed.iter().cloned().chain(less.words()).collect::<Vec<_>>();
+    let fails =
+        |less: &Less| run_process(seed, &words(less)).is_err_and(|error| broken_rule(&error.to_string()) == rule);
+    let plan = Plan::new(seed, arguments.mode());
+    let less = shrink::shrink(&plan, fails);
+    let mut story = words(&less);
+    story.push("--story".to_owned());
+    // It fails again, and says how.
+    if let Err(error) = run_process(seed, &story) {
+        text.push_str(&format!("seed {seed} with less of everything, which breaks the same rule: {error:#}\n"));
+    }
+    text.push_str(&format!("replay with less: {} --verbose\n", command(&less.words())));
+    text.push_str("with --calls in place of --verbose, all calls are told, too\n");
+    text
+}
+
+/// The rule that the first violation names, or `assertion` if the process has aborted. Two runs that differ break none.
+fn broken_rule(text: &str) -> Option<String> {
+    let first = text.lines().find_map(|line| line.strip_prefix("violation: "));
+    match first {
+        Some(line) => line.split_once(':').map(|(rule, _)| rule.to_owned()),
+        None => (!text.starts_with("two runs differ")).then(|| "assertion".to_owned()),
+    }
+}
+
 /// What is the same for each run of a seed.
 fn fixed_words(arguments: &Arguments) -> Vec<String> {
     let mode = match arguments.mode() {
@@ -215,44 +284,6 @@ fn fixed_words(arguments: &Arguments) -> Vec<String> {
     };
     let bug = arguments.bug.iter().map(|bug| ["--bug".to_owned(), bug.clone()]);
     mode.into_iter().chain(bug).flatten().collect()
-}
-
-/// The arguments with which a seed that fails still fails, with as few faults and clients as this search finds.
-fn shrink(seed: u64, mode: Mode, fixed: &[String]) -> Vec<String> {
-    let fails = |arguments: &[String]| run_process(seed, arguments).is_err();
-    let mut kept: Vec<String> = fixed.to_vec();
-    for most in [0, 1, 2, 4] {
-        let mut fewer = fixed.to_vec();
-        fewer.extend(["--clients-max".to_owned(), most.to_string()]);
-        if fails(&fewer) {
-            kept = fewer;
-            break;
-        }
-    }
-    let faults = Plan::new(seed, mode).faults.len();
-    let with = |without: &[usize]| {
-        let list: Vec<String> = without.iter().map(usize::to_string).collect();
-        let mut all = kept.clone();
-        if !list.is_empty() {
-            all.extend(["--without".to_owned(), list.join(",")]);
-        }
-        all
-    };
-    // Half of them, a quarter, and so on down to each single one.
-    let mut without: Vec<usize> = Vec::new();
-    let mut size = faults.div_ceil(2);
-    while size > 0 {
-        for start in (0..faults).step_by(size) {
-            let mut more = without.clone();
-            more.extend((start..faults.min(start + size)).filter(|place| !without.contains(place)));
-            if more.len() > without.len() && fails(&with(&more)) {
-                without = more;
-            }
-        }
-        size /= 2;
-    }
-    without.sort_unstable();
-    with(&without)
 }
 
 fn run_process(seed: u64, arguments: &[String]) -> Result<String> {

@@ -50,6 +50,8 @@ struct Inner {
     listeners: BTreeMap<String, (usize, mpsc::UnboundedSender<Accepted>)>,
     pipes: Vec<Weak<Mutex<Pipe>>>,
     random: Random,
+    /// Writes are taken in part, of 1000.
+    splits: u64,
     wire: TraceHash,
 }
 
@@ -79,7 +81,13 @@ impl Network {
     pub fn new(machines: usize, link: &Link, random: Random) -> Network {
         let links = vec![vec![link.clone(); machines]; machines];
         let (listeners, pipes, wire) = (BTreeMap::new(), Vec::new(), TraceHash::default());
-        Network { inner: Arc::new(Mutex::new(Inner { links, listeners, pipes, random, wire })) }
+        Network { inner: Arc::new(Mutex::new(Inner { links, listeners, pipes, random, splits: 0, wire })) }
+    }
+
+    /// From now on so many of 1000 writes are taken in part, as a socket does whose buffer is short: what was one message comes in
+    /// pieces, and of one whose connection breaks, a part may have come.
+    pub fn split_writes(&self, of_1000: u64) {
+        self.inner.lock().splits = of_1000;
     }
 
     /// Changes one direction between two machines.
@@ -316,6 +324,13 @@ impl AsyncWrite for Stream {
             return Poll::Pending;
         }
         let mut inner = self.network.inner.lock();
+        let splits = inner.splits;
+        let bytes = match bytes.len() as u64 {
+            size @ 2.. if splits > 0 && inner.random.chance(splits) => {
+                &bytes[..inner.random.between(1, size - 1) as usize]
+            }
+            _ => bytes,
+        };
         let arrival = (self.clock.world_now() + inner.delay(pipe.from, pipe.to)).max(pipe.last_arrival);
         inner.wire.add_u64(arrival.as_nanos() as u64);
         inner.wire.add(bytes);

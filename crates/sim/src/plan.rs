@@ -221,6 +221,8 @@ pub struct Load {
     pub quiet_watchers: usize,
     /// Clients that use locks and elections of the client library, in mode `full`.
     pub recipe_clients: usize,
+    /// Before so many of 1000 calls a client leaves, and another with connections of its own goes on, in mode `full`.
+    pub leaving: u64,
     /// Whether there are users, and a client that tries what they may do.
     pub auth: bool,
     /// Whether somebody saves copies of the data, the last of which is restored in the end.
@@ -283,6 +285,17 @@ pub struct Plan {
     pub compaction_steps: (usize, Duration),
     /// Members whose data are damaged rebuild themselves from the others; else somebody replaces them.
     pub self_rebuild: bool,
+    /// What is there in mode `full` alone.
+    pub front: Front,
+}
+
+/// What differs between the fronts of members, and on the way to them.
+#[derive(Clone, Debug)]
+pub struct Front {
+    /// Bytes of a request, and of a part of what a watcher is sent.
+    pub request_bytes_max: usize,
+    /// Writes to a connection that are taken in part, of 1000.
+    pub split_writes: u64,
 }
 
 impl Plan {
@@ -319,6 +332,7 @@ impl Plan {
             slow_readers: some_more(2),
             quiet_watchers: some_more(2),
             recipe_clients: 0,
+            leaving: 0,
             auth: extra.chance(300),
             copies: extra.chance(300),
             wipes: extra.chance(150),
@@ -359,6 +373,7 @@ impl Plan {
                 (2, Duration::from_millis(400)),
             ]),
             self_rebuild: members > 2 && latest.chance(400),
+            front: Front { request_bytes_max: 1_572_864, split_writes: 0 },
         }
     }
 }
@@ -369,14 +384,18 @@ impl Plan {
         let mut plan = Plan { mode: Mode::Full, ..Plan::fast(seed) };
         let mut random = Random::new(seed).fork("full");
         plan.length = plan.length.min(Duration::from_secs(random.between(8, 16)));
-        // Users of the front prove who they are, which the load of mode `fast` does not.
-        plan.load.auth = false;
         // A server that rebuilds itself is started anew by what it is embedded in.
         plan.self_rebuild = false;
         // Where all keys go now and then, locks go, too.
         if !plan.load.wipes && random.chance(500) {
             plan.load.recipe_clients = random.between(1, 4) as usize;
         }
+        let mut latest = Random::new(seed).fork("front");
+        plan.front = Front {
+            request_bytes_max: *latest.pick(&[1_572_864, 1_572_864, 200_000, 100_000]),
+            split_writes: *latest.pick(&[0, 20, 200, 600]),
+        };
+        plan.load.leaving = *latest.pick(&[0, 0, 5, 50]);
         let clients = plan.members + plan.learners;
         if random.chance(700) {
             for _ in 0..random.between(1, 12) {

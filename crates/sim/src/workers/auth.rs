@@ -178,7 +178,7 @@ impl Worker {
 }
 
 /// A disk may be full as well, and a change that nobody waits for any more may make a name that was just proven too old.
-fn is_about_permissions(text: &str) -> bool {
+pub(super) fn is_about_permissions(text: &str) -> bool {
     !text.contains("revision of auth store is old")
         && ["permission", "user name", "auth"].iter().any(|word| text.contains(word))
 }

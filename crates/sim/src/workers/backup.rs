@@ -17,24 +17,27 @@ impl Worker {
             let pause = self.random.millis(500, 4000);
             tokio::time::sleep(pause).await;
             let (member, slow) = (self.any_member(), self.random.millis(0, 400));
-            match self.rpc.call(member, move |node| save(node, slow)).await {
-                Some(Ok(bytes)) => *place.lock() = Some(bytes),
-                // A process that ends, or a group that has stopped, breaks off.
-                Some(Err(Error::Fatal(text)))
-                    if ["damaged", "missing", "not complete"].iter().any(|word| text.contains(word)) =>
-                {
+            let saved = match &self.rpc.library {
+                Some(library) => library.copy(member, slow).await,
+                None => self.rpc.call(member, move |node| save(node, slow)).await.unwrap_or(Err(String::new())),
+            };
+            match saved {
+                Ok(bytes) => *place.lock() = Some(bytes),
+                Err(text) if ["damaged", "missing", "not complete"].iter().any(|word| text.contains(word)) => {
                     self.rpc.wrong(Rule::Backup, format!("m{member} cannot copy its data: {text}"));
                 }
-                Some(Err(_)) | None => {}
+                // A process that ends, or a group that has stopped, breaks off.
+                Err(_) => {}
             }
         }
     }
 }
 
-async fn save(node: Node, pause: Duration) -> Result<Vec<u8>, Error> {
-    let mut reader = node.snapshot().await?;
+async fn save(node: Node, pause: Duration) -> Result<Vec<u8>, String> {
+    let in_words = |error: Error| error.to_string();
+    let mut reader = node.snapshot().await.map_err(in_words)?;
     let mut bytes = Vec::new();
-    while let Some(chunk) = reader.next().await? {
+    while let Some(chunk) = reader.next().await.map_err(in_words)? {
         bytes.extend_from_slice(&chunk);
         tokio::time::sleep(pause).await;
     }

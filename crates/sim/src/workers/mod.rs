@@ -1,7 +1,7 @@
 //! The load: clients that read and write, clients that hold leases, one that compacts; and what is in the modules: accounts,
 //! lists, sets, locks and objects as Kubernetes has them (`records`), elections (`election`), random transactions (`steps`), users
-//! and roles (`auth`), copies of the data (`backup`), watchers (`watch`), and such as have little to do (`seldom`); locks and
-//! elections of the client library (`recipes`).
+//! and roles (`auth`; over gRPC `users`), copies of the data (`backup`), watchers (`watch`), and such as have little to do
+//! (`seldom`); locks and elections over gRPC (`recipes`).
 //!
 //! Each is a loop until the world says stop. They keep to a member while it answers, and go to the next when it does not,
 //! as real clients do.
@@ -13,21 +13,28 @@ mod recipes;
 mod records;
 mod seldom;
 mod steps;
+mod users;
 mod watch;
 
 pub use backup::Backup;
 pub use election::{candidates, written_by};
 pub use records::{ACCOUNTS, SUM, account_balance};
 pub use seldom::QUIET_KEY;
+pub use users::ROOT;
 pub use watch::Gaze;
 
 use crate::client::Rpc;
 use crate::history::{Op, Outcome, Span, Watched};
+use crate::library::{Habits, Library};
 use crate::plan::Load;
 use crate::random::Random;
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// Until a client that could not connect tries again.
+const CONNECT_PAUSE: Duration = Duration::from_millis(200);
 
 /// Tells the workers to stop.
 #[derive(Clone, Default)]
@@ -73,6 +80,29 @@ impl Worker {
         tokio::time::sleep(pause).await;
     }
 
+    /// Now and then a client leaves, whatever is under way on its connections, and another goes on.
+    async fn come_anew(&mut self) {
+        if self.load.leaving > 0
+            && let Some(library) = &mut self.rpc.library
+            && self.random.chance(self.load.leaving)
+            && let Ok(new) = library.anew().await
+        {
+            *library = new;
+        }
+    }
+
+    /// The same worker with a client of these habits, as soon as that is connected; `None` if the end comes before.
+    pub async fn with_library(mut self, habits: Habits) -> Option<Worker> {
+        while !self.stop.is_set() {
+            if let Ok(library) = Library::new(&self.rpc, habits.clone()).await {
+                self.rpc.library = Some(library);
+                return Some(self);
+            }
+            tokio::time::sleep(CONNECT_PAUSE).await;
+        }
+        None
+    }
+
     /// Reads and writes.
     pub async fn read_and_write(mut self) {
         let mut member = self.any_member();
@@ -80,6 +110,7 @@ impl Worker {
         let mut seen: Vec<i64> = vec![0; self.load.keys as usize];
         while !self.stop.is_set() {
             self.pause().await;
+            self.come_anew().await;
             let place = self.random.below(self.load.keys) as usize;
             counter += 1;
             let op = self.draw(place, counter, &seen);

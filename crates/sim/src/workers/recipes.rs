@@ -1,14 +1,42 @@
-//! Locks and elections of the client library, in mode `full`: at most one client at a time holds one.
+//! Locks and elections, in mode `full`, of the client library and of the members' own services: at most one client at a time holds
+//! one.
 
 use super::Worker;
 use crate::history::{Condition, Field, Hold, Op, Step, Transaction};
+use crate::library::Library;
 use crate::oracle::{RECIPES, Rule};
+use bytes::Bytes;
 use quorate_client::{Error, Leadership, LockGuard, Session};
+use quorate_proto::v3electionpb::{CampaignRequest, LeaderKey, ResignRequest};
+use quorate_proto::v3lockpb::{LockRequest, UnlockRequest};
 
 /// What a client holds.
 enum Held {
     Lock(LockGuard),
     Office(Leadership),
+    /// By the services `Lock` and `Election` of a member.
+    Served(Served),
+}
+
+/// What a member has given on a session's lease.
+struct Served {
+    library: Library,
+    session: Session,
+    key: Bytes,
+    /// The revision that made the key.
+    token: i64,
+    /// It is an office.
+    office: Option<LeaderKey>,
+}
+
+impl Served {
+    async fn give_back(self) -> Result<(), Error> {
+        let client = self.library.all();
+        match self.office {
+            Some(leader) => client.election_service().resign(ResignRequest { leader: Some(leader) }).await.map(drop),
+            None => client.lock_service().unlock(UnlockRequest { key: self.key }).await.map(drop),
+        }
+    }
 }
 
 impl Held {
@@ -16,6 +44,7 @@ impl Held {
         let key = match self {
             Held::Lock(guard) => guard.key(),
             Held::Office(office) => office.key(),
+            Held::Served(served) => &served.key,
         };
         String::from_utf8_lossy(key).into_owned()
     }
@@ -25,6 +54,7 @@ impl Held {
         match self {
             Held::Lock(guard) => guard.token(),
             Held::Office(office) => office.token(),
+            Held::Served(served) => served.token,
         }
     }
 
@@ -32,6 +62,7 @@ impl Held {
         match self {
             Held::Lock(guard) => guard.lost().await,
             Held::Office(office) => office.lost().await,
+            Held::Served(served) => served.session.lost().await,
         }
     }
 
@@ -39,6 +70,7 @@ impl Held {
         match self {
             Held::Lock(guard) => guard.unlock().await,
             Held::Office(office) => office.resign().await,
+            Held::Served(served) => served.give_back().await,
         }
     }
 }
@@ -55,10 +87,12 @@ impl Worker {
             }
             let ttl = self.random.between(2, 5) as i64;
             let Ok(session) = library.all().session(ttl).await else { continue };
+            // A session has one key for a name, whoever makes it.
+            let served = self.random.chance(300);
             for _ in 0..self.random.between(1, 4) {
                 counter += 1;
                 let name = format!("{RECIPES}{}", self.random.below(2));
-                let Some(held) = self.take(&session, &name, counter).await else { break };
+                let Some(held) = self.take(&library, &session, &name, counter, served).await else { break };
                 self.hold(held, name, counter).await;
                 if self.stop.is_set() || !session.is_alive() {
                     break;
@@ -72,10 +106,19 @@ impl Worker {
     }
 
     /// Waits for as long as a client has patience.
-    async fn take(&mut self, session: &Session, name: &str, counter: u64) -> Option<Held> {
+    async fn take(
+        &mut self,
+        library: &Library,
+        session: &Session,
+        name: &str,
+        counter: u64,
+        served: bool,
+    ) -> Option<Held> {
         let patience = self.random.millis(500, 8000);
         let wait = async {
-            if name.ends_with('0') {
+            if served {
+                ask_member(library, session, name, self.mark(counter)).await.map(Held::Served)
+            } else if name.ends_with('0') {
                 session.lock(name).await.map(Held::Lock)
             } else {
                 session.campaign(name, self.mark(counter)).await.map(Held::Office)
@@ -109,4 +152,21 @@ impl Worker {
             drop(held.give_back().await);
         }
     }
+}
+
+/// Has a member wait for the lock or the office.
+async fn ask_member(library: &Library, session: &Session, name: &str, value: String) -> Result<Served, Error> {
+    let (name, lease) = (Bytes::from(name.to_owned()), session.lease());
+    let (client, library, session) = (library.all(), library.clone(), session.clone());
+    if name.ends_with(b"0") {
+        let key = client.lock_service().lock(LockRequest { name, lease }).await?.key;
+        let kvs = client.get(key.clone(), None).await?.kvs;
+        // It may have ended with its lease by now.
+        let gone = || Error::LeaseLost { id: lease, reason: "its key is gone".into() };
+        let token = kvs.first().filter(|kv| kv.lease == lease).ok_or_else(gone)?.create_revision;
+        return Ok(Served { library, session, key, token, office: None });
+    }
+    let request = CampaignRequest { name, lease, value: value.into() };
+    let leader = client.election_service().campaign(request).await?.leader.unwrap_or_default();
+    Ok(Served { library, session, key: leader.key.clone(), token: leader.rev, office: Some(leader) })
 }

@@ -36,15 +36,17 @@ impl Worker {
             let span = if self.random.chance(500) { Span::prefix("k") } else { Span::all() };
             let (keys, pause) = (self.random.between(1, 5) as usize, self.random.millis(0, 300));
             let (asked, start) = (span.clone(), self.rpc.clock.world_now());
-            let read = self.rpc.call(member, move |node| read_in_parts(node, asked, keys, pause)).await;
-            let outcome = match read {
-                Some(Ok(outcome)) => outcome,
-                Some(Err(text)) => {
-                    self.rpc.wrong(Rule::Call, format!("m{member} broke off a list that it had begun to read: {text}"));
-                    Outcome::Unknown
+            let read = match &self.rpc.library {
+                Some(library) => library.read_in_parts(member, &asked, pause).await,
+                None => {
+                    let read = self.rpc.call(member, move |node| read_in_parts(node, asked, keys, pause)).await;
+                    read.unwrap_or(Ok(Outcome::Unknown))
                 }
-                None => Outcome::Unknown,
             };
+            let outcome = read.unwrap_or_else(|text| {
+                self.rpc.wrong(Rule::Call, format!("m{member} broke off a list that it had begun to read: {text}"));
+                Outcome::Unknown
+            });
             self.rpc.note(self.number, member, start, Op::Get { span, serializable: false, revision: 0 }, outcome);
             tokio::time::sleep(Duration::from_millis(100)).await;
         }

@@ -5,6 +5,7 @@ use crate::client::{event, seen};
 use crate::determinism::TraceHash;
 use crate::history::{Event, Outcome, Seen};
 use crate::oracle::{self, LeaseTimes, Ledger, Rule};
+use crate::story;
 use quorate_core::{KeyRange, RangeRequest, Revision};
 use quorate_node::{Node, WatchCreate, WatchMessage};
 use std::collections::BTreeMap;
@@ -42,7 +43,8 @@ impl World {
             hash.add(oracle::show(entry).as_bytes());
             hash.add(format!("{:?}", entry.outcome).as_bytes());
         }
-        self.timeline.iter().for_each(|line| hash.add(line.as_bytes()));
+        self.timeline.iter().for_each(|(_, line)| hash.add(line.as_bytes()));
+        let story = story::calls(&history);
         let holds = history.holds.len();
         drop(history);
         Report {
@@ -53,6 +55,7 @@ impl World {
             revision: newest,
             simulated: self.now,
             timeline: self.timeline,
+            story,
         }
     }
 

@@ -1,5 +1,6 @@
 //! What goes wrong, and its end.
 
+use super::operator::Order;
 use super::{Later, World};
 use crate::oracle::Rule;
 use crate::plan::{Fault, Mode};
@@ -50,7 +51,7 @@ impl World {
                 self.replace(machine);
             }
             Fault::Replace { .. } => {}
-            Fault::Defragment { machine } => self.ask(machine, |node| async move { node.defragment().await.is_ok() }),
+            Fault::Defragment { machine } => drop(self.order(machine, Order::Defragment)),
             Fault::Restart { machine } => self.restart(machine),
             Fault::FullDisk { machine, free_bytes, length } => {
                 let disk = &self.machines[machine].disk;
@@ -109,7 +110,7 @@ impl World {
         let learner = self.known.get(self.plan.members).and_then(|known| known.member);
         if let Some(learner) = learner {
             let member = self.via(self.plan.members);
-            self.ask(member, move |node| async move { node.member_promote(learner).await.is_ok() });
+            drop(self.order(member, Order::Promote(learner)));
         }
     }
 
@@ -143,7 +144,7 @@ impl World {
         let heir = nodes.get(self.random.below(nodes.len() as u64) as usize).map(|(_, node)| node.member_id());
         let leader = nodes.iter().find(|(_, node)| node.leads()).map(|(index, _)| *index);
         if let (Some(leader), Some(heir)) = (leader, heir) {
-            self.ask(leader, move |node| async move { node.move_leader(heir).await.is_ok() });
+            drop(self.order(leader, Order::MoveLeader(heir)));
         }
     }
 

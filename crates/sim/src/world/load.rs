@@ -1,13 +1,13 @@
 //! The clients of a world.
 
-use super::World;
+use super::{RECOVERY, World};
 use crate::client::Rpc;
 use crate::history::{Span, Watched};
 use crate::library::{Habits, Library};
 use crate::oracle::Rule;
 use crate::plan::Mode;
 use crate::random::Random;
-use crate::workers::{Gaze, QUIET_KEY, Worker};
+use crate::workers::{Gaze, QUIET_KEY, ROOT, Worker};
 use parking_lot::Mutex;
 use std::sync::Arc;
 
@@ -24,43 +24,69 @@ impl World {
         }
     }
 
-    fn next_worker(&mut self) -> Worker {
+    /// A worker, and the habits of its client library in mode `full`.
+    fn next_worker(&mut self) -> (Worker, Option<Habits>) {
         self.workers += 1;
         let number = self.workers;
-        let mut rpc = self.rpc();
-        rpc.library = self.library(&rpc, number);
-        Worker {
-            rpc,
+        let worker = Worker {
+            rpc: self.rpc(),
             number,
             members: self.plan.members,
             machines: self.machines.len(),
             load: self.plan.load.clone(),
             random: Random::new(self.plan.seed).fork(&format!("worker {number}")),
             stop: self.stop.clone(),
-        }
+        };
+        (worker, self.habits(number))
     }
 
-    /// The client library of a worker, in mode `full`.
-    fn library(&mut self, rpc: &Rpc, number: usize) -> Option<Library> {
-        if self.plan.mode == Mode::Fast {
-            return None;
-        }
+    fn habits(&self, number: usize) -> Option<Habits> {
         let mut random = Random::new(self.plan.seed).fork(&format!("library {number}"));
         let habits = Habits {
             chooses: random.chance(300),
             connect_timeout: random.millis(300, 2500),
             ping_interval: random.millis(5000, 10_000),
             watch_buffer: *random.pick(&[1, 4, 64]),
+            user: self.plan.load.auth.then_some(ROOT),
         };
-        let _within = self.clients.enter();
-        Library::new(rpc, &habits).map_err(|error| self.violation(Rule::Process, format!("no client: {error}"))).ok()
+        match self.plan.mode {
+            Mode::Fast => None,
+            Mode::Full => Some(habits),
+        }
+    }
+
+    /// Whoever operates the cluster has a client of its own, in mode `full`. While there are no users yet.
+    pub(super) fn hire_operator(&mut self) {
+        let Some(habits) = self.habits(0) else { return };
+        let (rpc, operator) = (self.rpc(), self.operator.clone());
+        self.clients.spawn(async move {
+            let library = Library::new(&rpc, habits).await;
+            *operator.lock() = library.ok();
+        });
+        if !self.wait_until(RECOVERY, |world| world.operator.lock().is_some()) {
+            self.violation(Rule::Recovery, "the client library cannot connect to a new cluster".into());
+        }
     }
 
     /// Starts `count` clients that do `work`.
-    fn spawn<F: Future<Output = ()> + Send + 'static>(&mut self, count: usize, work: impl Fn(Worker) -> F) {
+    fn spawn<F: Future<Output = ()> + Send + 'static>(
+        &mut self,
+        count: usize,
+        work: impl Fn(Worker) -> F + Clone + Send + 'static,
+    ) {
         for _ in 0..count {
-            let worker = self.next_worker();
-            self.clients.spawn(work(worker));
+            let (worker, habits) = self.next_worker();
+            let work = work.clone();
+            match habits {
+                None => drop(self.clients.spawn(work(worker))),
+                Some(habits) => {
+                    self.clients.spawn(async move {
+                        if let Some(worker) = worker.with_library(habits).await {
+                            work(worker).await;
+                        }
+                    });
+                }
+            }
         }
     }
 
@@ -75,13 +101,17 @@ impl World {
         self.spawn(load.object_clients, Worker::keep_objects);
         self.spawn(load.step_clients, Worker::run_steps);
         self.spawn(load.recipe_clients, Worker::use_recipes);
-        self.spawn(usize::from(load.auth), Worker::try_permissions);
+        match self.plan.mode {
+            Mode::Fast => self.spawn(usize::from(load.auth), Worker::try_permissions),
+            Mode::Full => self.spawn(usize::from(load.auth), Worker::try_users),
+        }
         let place = self.backup.clone();
-        self.spawn(usize::from(load.copies), |worker| worker.save_copies(place.clone()));
+        self.spawn(usize::from(load.copies), move |worker| worker.save_copies(place.clone()));
         let recorder = self.recorder.clone();
-        self.spawn(1, |worker| worker.compact(recorder.clone()));
-        self.spawn(1, |worker| worker.watch(recorder.clone(), Gaze::Steady));
-        self.history.lock().watched.push(recorder);
+        self.history.lock().watched.push(recorder.clone());
+        let seen = recorder.clone();
+        self.spawn(1, move |worker| worker.compact(seen.clone()));
+        self.spawn(1, move |worker| worker.watch(recorder.clone(), Gaze::Steady));
         for _ in 0..load.watchers {
             let key = self.random.below(load.keys);
             let span = match self.random.below(3) {
@@ -96,9 +126,7 @@ impl World {
             self.add_watcher(Watched { span, from, no_put, no_delete, ..Watched::default() }, gaze);
         }
         self.spawn(load.election_clients, Worker::stand_for_election);
-        // The library reads a list at once.
-        let slow_readers = if self.plan.mode == Mode::Fast { load.slow_readers } else { 0 };
-        self.spawn(slow_readers, Worker::read_slowly);
+        self.spawn(load.slow_readers, Worker::read_slowly);
         if load.quiet_watchers > 0 {
             self.spawn(1, Worker::write_seldom);
         }
@@ -108,10 +136,9 @@ impl World {
     }
 
     fn add_watcher(&mut self, watched: Watched, gaze: Gaze) {
-        let worker = self.next_worker();
-        let name = format!("watcher {}", worker.number);
+        let name = format!("watcher {}", self.workers + 1);
         let watched = Arc::new(Mutex::new(Watched { name, ..watched }));
         self.history.lock().watched.push(watched.clone());
-        self.clients.spawn(worker.watch(watched, gaze));
+        self.spawn(1, move |worker| worker.watch(watched.clone(), gaze));
     }
 }

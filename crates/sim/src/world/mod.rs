@@ -5,19 +5,23 @@ mod ending;
 mod faults;
 mod load;
 mod look;
+mod operator;
 mod replacing;
 mod restored;
 
+use self::operator::Order;
 use crate::client::Rpc;
 use crate::clock::MachineClock;
 use crate::determinism;
 use crate::history::{History, SharedHistory, Span, Watched};
-use crate::machine::{Door, Doors, Machine, paused_runtime};
+use crate::library::Library;
+use crate::machine::{Door, Doors, Machine, Runs, paused_runtime};
 use crate::network::Network;
 use crate::oracle::Rule;
-use crate::plan::Plan;
+use crate::plan::{Mode, Plan};
 use crate::random::Random;
 use crate::replacement::{Answer, Replacement};
+use crate::story::{self, Line};
 use crate::workers::{Backup, Stop};
 use parking_lot::Mutex;
 use quorate_core::{KeyRange, MemberId, RangeRequest};
@@ -47,8 +51,10 @@ pub struct Report {
     pub revision: i64,
     /// Simulated time.
     pub simulated: Duration,
-    /// What happened, for people.
-    pub timeline: Vec<String>,
+    /// What happened, for people, without the calls.
+    pub timeline: Vec<Line>,
+    /// The calls.
+    pub story: Vec<Line>,
 }
 
 /// Everything of one seed.
@@ -71,6 +77,11 @@ pub struct World {
     /// What the world knows of each machine.
     known: Vec<Known>,
     replacement: Option<Replacement>,
+    /// The client library of who operates the cluster, in mode `full`.
+    operator: Arc<Mutex<Option<Library>>>,
+    /// What the operator was refused since the last tick.
+    refusals: Arc<Mutex<Vec<String>>>,
+    last_refusal: Option<String>,
     backup: Backup,
     /// From here on all members served.
     settled: Duration,
@@ -78,7 +89,7 @@ pub struct World {
     healed: Option<Duration>,
     leaders: BTreeMap<u64, String>,
     violations: Vec<String>,
-    timeline: Vec<String>,
+    timeline: Vec<Line>,
     /// Prints the timeline while it grows.
     pub verbose: bool,
 }
@@ -138,11 +149,12 @@ impl World {
         let count = plan.members + plan.learners;
         // The last place is that of all clients.
         let network = Network::new(count + 1, &plan.link, root.fork("network"));
+        network.split_writes(plan.front.split_writes);
         let doors: Doors = Arc::new((0..count).map(|_| Arc::new(Door::default())).collect());
         let machine = |index| {
             let mut seed = root.fork(&format!("machine {index}"));
             let machine =
-                Machine::new(index, network.clone(), doors.clone(), config(&plan, index), plan.mode, seed.number());
+                Machine::new(index, network.clone(), doors.clone(), config(&plan, index), runs(&plan), seed.number());
             machine.set_sync_ms(plan.sync_ms);
             machine
         };
@@ -163,6 +175,9 @@ impl World {
             later: Vec::new(),
             known: vec![Known::default(); count],
             replacement: None,
+            operator: Arc::default(),
+            refusals: Arc::default(),
+            last_refusal: None,
             backup: Backup::default(),
             settled: Duration::ZERO,
             healed: None,
@@ -180,6 +195,7 @@ impl World {
         if !self.wait_until(Duration::from_secs(20), World::all_ready) {
             self.violation(Rule::Recovery, "the cluster did not come up within 20 s".into());
         }
+        self.hire_operator();
         self.add_learners();
         self.start_load();
         let mut faults = std::mem::take(&mut self.plan.faults);
@@ -215,23 +231,24 @@ impl World {
     fn add_learners(&mut self) {
         for index in self.plan.members..self.machines.len() {
             let urls = vec![peer_url(index)];
-            let added = self.wait_for(0, |node| async move { node.member_add(urls, true).await.map(|_| ()) });
-            if let Some(Ok(())) = added {
+            let added = self.order(0, Order::Add { urls, learner: true });
+            self.wait_until(Duration::from_secs(25), |_| added.lock().is_some());
+            if *added.lock() == Some(Some(true)) {
                 self.machines[index].config_mut().initial_cluster_state = InitialClusterState::Existing;
                 self.known[index].has_joined = true;
                 self.machines[index].start(self.now);
             } else {
-                self.violation(Rule::Recovery, format!("m{index} cannot be added as a learner: {added:?}"));
+                self.violation(Rule::Recovery, format!("m{index} cannot be added as a learner"));
             }
         }
     }
 
     fn log(&mut self, text: String) {
-        let line = format!("{:9.3} {text}", self.now.as_secs_f64());
+        let line = story::line(self.now, &text);
         if self.verbose {
             println!("{line}");
         }
-        self.timeline.push(line);
+        self.timeline.push((self.now, line));
     }
 
     fn violation(&mut self, rule: Rule, text: String) {
@@ -261,6 +278,14 @@ impl World {
             tokio::time::sleep_until(end).await;
         });
         self.now += self.plan.tick;
+        let refusals = std::mem::take(&mut *self.refusals.lock());
+        for text in refusals {
+            // It may ask many times a second.
+            if self.last_refusal.as_ref() != Some(&text) {
+                self.log(text.clone());
+                self.last_refusal = Some(text);
+            }
+        }
         self.look();
     }
 
@@ -377,6 +402,13 @@ fn state(door: &Door) -> String {
         (_, Some(text)) => text,
         (Some(node), None) => format!("leader {}, revision {}", node.has_leader(), node.header().revision),
         (None, None) => "not started".into(),
+    }
+}
+
+fn runs(plan: &Plan) -> Runs {
+    match plan.mode {
+        Mode::Fast => Runs::Node,
+        Mode::Full => Runs::Server { request_bytes_max: plan.front.request_bytes_max },
     }
 }
 

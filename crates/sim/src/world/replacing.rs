@@ -1,5 +1,6 @@
 //! Members that leave: such as are replaced, such as have lost their disk, and such as come back although they were removed.
 
+use super::operator::Order;
 use super::{RECOVERY, World, peer_url};
 use crate::oracle::Rule;
 use crate::replacement::{Next, Reason, Replacement, Stage};
@@ -133,14 +134,12 @@ impl World {
     }
 
     fn remove(&self, machine: usize, old: MemberId) -> Stage {
-        Stage::Removing(self.fetch(self.via(machine), move |node| async move { node.member_remove(old).await.is_ok() }))
+        Stage::Removing(self.order(self.via(machine), Order::Remove(old)))
     }
 
     fn add(&self, machine: usize) -> Stage {
         let urls = vec![peer_url(machine)];
-        Stage::Adding(
-            self.fetch(self.via(machine), move |node| async move { node.member_add(urls, false).await.is_ok() }),
-        )
+        Stage::Adding(self.order(self.via(machine), Order::Add { urls, learner: false }))
     }
 
     fn stage(&self, machine: usize) -> Option<&Stage> {

@@ -1,8 +1,8 @@
 //! A copy of the data, saved in the midst of it all, becomes a cluster of its own: it must hold what the ledger says of its
 //! revision.
 
-use super::config;
 use super::ending::read_story;
+use super::{config, runs};
 use crate::machine::{Door, Doors, Machine};
 use crate::network::Network;
 use crate::oracle::{Ledger, state};
@@ -27,7 +27,7 @@ pub fn check(copy: &[u8], plan: &Plan, ledger: &Ledger) -> Result<(), String> {
     let doors: Doors = Arc::new(vec![Arc::new(Door::default())]);
     let alone = Plan { members: 1, learners: 0, ..plan.clone() };
     let mut machine =
-        Machine::new(0, network, doors.clone(), config(&alone, 0), alone.mode, root.fork("machine").number());
+        Machine::new(0, network, doors.clone(), config(&alone, 0), runs(&alone), root.fork("machine").number());
     let restored = machine.restore(copy).map_err(|text| format!("the copy cannot be restored: {text}"))?;
     machine.start(Duration::ZERO);
     let (mut now, revision) = (Duration::ZERO, restored.revision.get());
