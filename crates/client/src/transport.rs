@@ -26,6 +26,9 @@ use crate::{ConnectOptions, Error};
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_millis(500);
 
+/// New tokens that are tried for a call one after the other, before the refusal is believed.
+const NEW_TOKENS_MAX: u32 = 3;
+
 /// Shortest time that an attempt gets before the next endpoint is asked.
 const ATTEMPT_MIN: Duration = Duration::from_millis(200);
 
@@ -93,21 +96,24 @@ impl Transport {
         self.call::<ServerStream<A>, Q>(method, request, timeout).await
     }
 
-    /// Makes a call with the current token, and once more with a new one if the server does not know it any more.
+    /// Makes a call with the current token, and again with new ones if the servers do not know it any more. One that has just
+    /// been given the state of another knows none from before, so that the first new one may be refused as well.
     async fn call<S, Q>(&self, method: Method, request: Q, timeout: Duration) -> Result<S::Answer, Error>
     where
         S: Shape,
         Q: Message + Clone + 'static,
     {
         let deadline = Instant::now() + timeout;
-        let token = self.token(deadline).await?;
-        match self.call_with::<S, Q>(token.as_ref(), method, &request, deadline).await {
-            Err(error) if self.is_about_token(&error) => {
-                self.auth.forget(token.as_ref());
-                let token = self.token(deadline).await?;
-                self.call_with::<S, Q>(token.as_ref(), method, &request, deadline).await
+        let mut refused = 0;
+        loop {
+            let token = self.token(deadline).await?;
+            match self.call_with::<S, Q>(token.as_ref(), method, &request, deadline).await {
+                Err(error) if self.is_about_token(&error) && refused < NEW_TOKENS_MAX => {
+                    self.auth.forget(token.as_ref());
+                    refused += 1;
+                }
+                result => return result,
             }
-            result => result,
         }
     }
 

@@ -34,7 +34,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Until a client that could not connect tries again.
-const CONNECT_PAUSE: Duration = Duration::from_millis(200);
+pub const CONNECT_PAUSE: Duration = Duration::from_millis(200);
 
 /// Tells the workers to stop.
 #[derive(Clone, Default)]

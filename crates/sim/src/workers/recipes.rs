@@ -15,7 +15,7 @@ enum Held {
     Lock(LockGuard),
     Office(Leadership),
     /// By the services `Lock` and `Election` of a member.
-    Served(Served),
+    Served(Box<Served>),
 }
 
 /// What a member has given on a session's lease.
@@ -117,7 +117,9 @@ impl Worker {
         let patience = self.random.millis(500, 8000);
         let wait = async {
             if served {
-                ask_member(library, session, name, self.mark(counter)).await.map(Held::Served)
+                ask_member(library, session, name, self.mark(counter))
+                    .await
+                    .map(|served| Held::Served(Box::new(served)))
             } else if name.ends_with('0') {
                 session.lock(name).await.map(Held::Lock)
             } else {

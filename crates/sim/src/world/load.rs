@@ -7,7 +7,7 @@ use crate::library::{Habits, Library};
 use crate::oracle::Rule;
 use crate::plan::Mode;
 use crate::random::Random;
-use crate::workers::{Gaze, QUIET_KEY, ROOT, Worker};
+use crate::workers::{CONNECT_PAUSE, Gaze, QUIET_KEY, ROOT, Worker};
 use parking_lot::Mutex;
 use std::sync::Arc;
 
@@ -60,8 +60,13 @@ impl World {
         let Some(habits) = self.habits(0) else { return };
         let (rpc, operator) = (self.rpc(), self.operator.clone());
         self.clients.spawn(async move {
-            let library = Library::new(&rpc, habits).await;
-            *operator.lock() = library.ok();
+            while operator.lock().is_none() {
+                match Library::new(&rpc, habits.clone()).await {
+                    Ok(library) => *operator.lock() = Some(library),
+                    // A short deadline and a slow network.
+                    Err(_) => tokio::time::sleep(CONNECT_PAUSE).await,
+                }
+            }
         });
         if !self.wait_until(RECOVERY, |world| world.operator.lock().is_some()) {
             self.violation(Rule::Recovery, "the client library cannot connect to a new cluster".into());

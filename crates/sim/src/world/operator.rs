@@ -34,7 +34,7 @@ pub(super) enum Order {
 }
 
 impl Order {
-    async fn to_node(self, node: Node) -> Result<(), String> {
+    async fn ask_node(self, node: Node) -> Result<(), String> {
         match self {
             Order::Add { urls, learner } => node.member_add(urls, learner).await.map(drop).map_err(words),
             Order::Remove(member) => node.member_remove(member).await.map(drop).map_err(words),
@@ -44,7 +44,7 @@ impl Order {
         }
     }
 
-    async fn to_library(self, library: Library, member: usize) -> Result<(), String> {
+    async fn ask_library(self, library: Library, member: usize) -> Result<(), String> {
         let client = library.all().with_timeout(PATIENCE);
         match self {
             Order::Add { urls, learner } => client.member_add(urls, learner).await.map(drop).map_err(words),
@@ -70,8 +70,8 @@ impl World {
         self.clients.spawn(async move {
             let asked = order.clone();
             let result = match operator {
-                Some(library) => tokio::time::timeout(PATIENCE, asked.to_library(library, member)).await.ok(),
-                None => rpc.call(member, move |node| asked.to_node(node)).await,
+                Some(library) => tokio::time::timeout(PATIENCE, asked.ask_library(library, member)).await.ok(),
+                None => rpc.call(member, move |node| asked.ask_node(node)).await,
             };
             if let Some(Err(text)) = &result {
                 refusals.lock().push(format!("{order:?} is refused: {text}"));
