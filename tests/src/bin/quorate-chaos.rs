@@ -37,6 +37,9 @@ struct Args {
     /// Cut the power so often, and look after each time for every acknowledged write, instead of all the rest.
     #[arg(long, value_name = "N", conflicts_with_all = ["minutes", "hours", "faults"])]
     count_power_cuts: Option<usize>,
+    /// Let no member wait for its disk, so that a power cut loses what was acknowledged. A run that does not fail then is blind.
+    #[arg(long)]
+    unsafe_no_fsync: bool,
 }
 
 fn main() -> ExitCode {
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
 
 async fn run(args: Args) -> anyhow::Result<()> {
     let members = args.members.map(|members| members.parse()).transpose()?;
+    let flags = if args.unsafe_no_fsync { vec!["--unsafe-no-fsync".to_owned()] } else { Vec::new() };
     let counted = match (args.count_kills, args.count_power_cuts) {
         (Some(target), _) => Some((Blow::Kill, target)),
         (None, Some(target)) => Some((Blow::PowerCut, target)),
@@ -66,9 +70,10 @@ async fn run(args: Args) -> anyhow::Result<()> {
     };
     if let Some((blow, target)) = counted {
         let engines = args.engine.unwrap_or(Engines::Redb);
-        return count::run(&Count { blow, target, members: members.unwrap_or(1), engines, seed: args.seed }).await;
+        let members = members.unwrap_or(1);
+        return count::run(&Count { blow, target, members, engines, seed: args.seed, flags }).await;
     }
     let faults = if args.faults.is_empty() { Fault::all().collect() } else { args.faults };
     let length = Duration::try_from_secs_f64(args.hours.map_or(args.minutes * 60.0, |hours| hours * 3600.0))?;
-    chaos::run(&Options { seed: args.seed, length, faults, members, engines: args.engine }).await
+    chaos::run(&Options { seed: args.seed, length, faults, members, engines: args.engine, flags }).await
 }

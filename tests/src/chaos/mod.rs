@@ -72,6 +72,8 @@ pub struct Options {
     pub members: Option<usize>,
     /// Engines; drawn from the seed if it is not said.
     pub engines: Option<Engines>,
+    /// Flags of every member.
+    pub flags: Vec<String>,
 }
 
 impl Options {
@@ -87,6 +89,9 @@ impl Options {
         }
         if let Some(engines) = self.engines {
             let _ = write!(text, " --engine {}", engines.name());
+        }
+        for flag in &self.flags {
+            let _ = write!(text, " {flag}");
         }
         text
     }
@@ -105,7 +110,7 @@ pub async fn run(options: &Options) -> Result<()> {
         let repeat = format!("cargo xtask chaos {}", options.arguments(seed, length));
         println!("\n=== {repeat}");
         let plan = Plan::draw(seed, length, &kinds, options.members, options.engines);
-        episode(seed, plan, &kinds).await.with_context(|| format!("to repeat it: {repeat}"))?;
+        episode(seed, plan, &kinds, &options.flags).await.with_context(|| format!("to repeat it: {repeat}"))?;
         left -= length;
         if left.is_zero() {
             break;
@@ -131,8 +136,9 @@ fn available(faults: &[Fault]) -> Result<Vec<Fault>> {
     Ok(kinds)
 }
 
-async fn episode(seed: u64, plan: Plan, kinds: &[Fault]) -> Result<()> {
+async fn episode(seed: u64, plan: Plan, kinds: &[Fault], flags: &[String]) -> Result<()> {
     let mut spec = ClusterSpec::new(plan.members).on(plan.engines);
+    spec.flags = flags.to_vec();
     if kinds.iter().any(|kind| kind.needs_namespaces()) {
         spec = spec.in_namespaces();
     }
@@ -292,5 +298,53 @@ async fn compact(position: Position, clients: Vec<Client>) {
             // While there are faults it may fail; the next one does more.
             let _ = client.within(client.kv().compact(request)).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two hundred writes in turn, and what two watchers saw of them.
+    fn run_of_writes() -> (Vec<Entry>, Vec<watchers::Ledger>) {
+        let mut history = Vec::new();
+        let mut ledger = watchers::Ledger::new();
+        for number in 1..=200_i64 {
+            let (key, value) = (format!("{PREFIX}/0"), format!("0-{number}"));
+            let at = Duration::from_millis(number.unsigned_abs() * 10);
+            ledger.insert(number + 1, watchers::Written { key: key.clone(), value: value.clone(), version: number });
+            let op = quorate_checker::history::Op::Put { key, value };
+            history.push(Entry { start: at, end: at, op, outcome: Outcome::Wrote { revision: number + 1 } });
+        }
+        (history, vec![ledger.clone(), ledger])
+    }
+
+    fn violations(history: &[Entry], ledgers: &[watchers::Ledger]) -> usize {
+        let timeline = Timeline::start();
+        judge(history, ledgers, 201, &timeline);
+        timeline.violations().len()
+    }
+
+    #[test]
+    fn a_right_run_is_right_and_a_doctored_one_is_not() {
+        let (history, ledgers) = run_of_writes();
+        assert_eq!(violations(&history, &ledgers), 0);
+
+        let mut doctored = history.clone();
+        doctored[100].outcome = Outcome::Wrote { revision: 101 };
+        assert_ne!(violations(&doctored, &ledgers), 0, "a revision is given twice");
+
+        let mut doctored = ledgers.clone();
+        doctored[1].remove(&77);
+        assert_ne!(violations(&history, &doctored), 0, "a watcher has missed an acknowledged write");
+
+        let mut doctored = history.clone();
+        let last = doctored.last().expect("writes").clone();
+        let op = quorate_checker::history::Op::Get { key: format!("{PREFIX}/0"), serializable: false };
+        let (start, end) = (last.end + Duration::from_millis(1), last.end + Duration::from_millis(2));
+        doctored.push(Entry { start, end, op, outcome: Outcome::Read { revision: 201, seen: None } });
+        assert_ne!(violations(&doctored, &ledgers), 0, "an acknowledged write is not there");
+
+        assert_ne!(violations(&history[..50], &ledgers), 0, "too little was answered to say anything");
     }
 }

@@ -25,9 +25,12 @@ const SILENCE: Duration = Duration::from_secs(3);
 /// What one write left.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Written {
-    key: String,
-    value: String,
-    version: i64,
+    /// Of what.
+    pub key: String,
+    /// The value since then.
+    pub value: String,
+    /// How many writes since the key was made.
+    pub version: i64,
 }
 
 /// Revision to write, as events told it.
