@@ -88,9 +88,7 @@ impl Actor {
             let said = maintenance.await.context("maintenance panicked")?;
             self.timeline.say(&said);
         }
-        self.revive(step.fault)?;
-        self.note_pids();
-        let took = self.recover().await?;
+        let took = self.recover(step.fault).await?;
         self.timeline.say(&format!("  recovered within {:.2} s", took.as_secs_f64()));
         self.timeline.disturbed(start);
         Ok(())
@@ -346,12 +344,15 @@ impl Actor {
                 self.cluster.restart(member);
             }
         }
+        self.note_pids();
         Ok(())
     }
 
-    /// Waits until every member answers a linearizable read and takes a write.
-    async fn recover(&mut self) -> Result<Duration> {
+    /// Waits until every member answers a linearizable read and takes a write. A member may take a moment to end after the fault
+    /// that makes it end, so those that have ended are looked for all the time.
+    async fn recover(&mut self, fault: Fault) -> Result<Duration> {
         let start = Instant::now();
+        self.revive(fault)?;
         for member in 0..self.members {
             let client = Client::new(&self.cluster.endpoint(member), Duration::from_secs(2));
             loop {
@@ -364,6 +365,7 @@ impl Actor {
                     bail!("m{member} does not serve {RECOVERY_PATIENCE:?} after the fault has ended: {status}");
                 }
                 tokio::time::sleep(Duration::from_millis(50)).await;
+                self.revive(fault)?;
             }
         }
         let took = start.elapsed();
