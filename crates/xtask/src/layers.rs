@@ -12,6 +12,7 @@ use crate::cargo::{self, array, packages, text};
 /// Crate -> the crates of ours that it may depend on. A crate that is not here may not be in the workspace.
 const ALLOWED: &[(&str, &[&str])] = &[
     ("quorate-sabotage", &[]),
+    ("quorate-bolt", &[]),
     ("quorate-checker", &[]),
     ("quorate-core", &["quorate-sabotage"]),
     ("quorate-proto", &[]),
@@ -20,7 +21,15 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("quorate-storage", &["quorate-core", "quorate-sabotage"]),
     (
         "quorate-node",
-        &["quorate-storage", "quorate-wal", "quorate-core", "quorate-proto", "quorate-tls", "quorate-sabotage"],
+        &[
+            "quorate-storage",
+            "quorate-wal",
+            "quorate-core",
+            "quorate-proto",
+            "quorate-tls",
+            "quorate-bolt",
+            "quorate-sabotage",
+        ],
     ),
     ("quorate-server", &["quorate-node", "quorate-proto", "quorate-core", "quorate-tls", "quorate-sabotage"]),
     ("quorate-client", &["quorate-proto", "quorate-tls", "quorate-sabotage"]),
