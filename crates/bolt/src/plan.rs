@@ -79,33 +79,47 @@ pub(crate) struct PlannedBucket {
 /// Where everything is going to stand.
 pub struct Plan {
     pub(crate) buckets: Vec<PlannedBucket>,
-    /// The leaf that has the buckets; the last page.
-    pub(crate) root: Planned,
+    /// Pages before the leaf that has the buckets, which is the last page.
     pages: u64,
 }
 
+impl Default for Plan {
+    /// Without buckets.
+    fn default() -> Self {
+        Self { buckets: Vec::new(), pages: FIRST_PAGE }
+    }
+}
+
 impl Plan {
-    /// Gives each page its place. Names must ascend.
-    pub fn new(buckets: Vec<(Vec<u8>, BucketPlan)>) -> Self {
-        let mut pages = FIRST_PAGE;
-        let buckets: Vec<_> = buckets.into_iter().map(|(name, plan)| place(name, plan, &mut pages)).collect();
-        let mut root = Planned::new();
-        for bucket in &buckets {
-            root.add(&bucket.name, ELEMENT_BYTES);
-        }
-        root.id = pages;
-        pages += root.pages();
-        Self { buckets, root, pages }
+    /// Gives the pages of a bucket their places. Names must ascend.
+    pub fn add(&mut self, name: &[u8], bucket: BucketPlan) {
+        let bucket = place(name.to_vec(), bucket, &mut self.pages);
+        self.buckets.push(bucket);
     }
 
-    /// How many pages the file has.
-    pub(crate) fn pages(&self) -> u64 {
-        self.pages
+    /// Where the next bucket is going to begin, in bytes.
+    pub fn next_offset(&self) -> u64 {
+        self.pages * PAGE_BYTES
     }
 
     /// How many bytes the file has.
     pub fn file_bytes(&self) -> u64 {
-        self.pages * PAGE_BYTES
+        self.pages() * PAGE_BYTES
+    }
+
+    /// How many pages the file has.
+    pub(crate) fn pages(&self) -> u64 {
+        self.pages + self.root().pages()
+    }
+
+    /// The leaf that has the buckets.
+    pub(crate) fn root(&self) -> Planned {
+        let mut root = Planned::new();
+        for bucket in &self.buckets {
+            root.add(&bucket.name, ELEMENT_BYTES);
+        }
+        root.id = self.pages;
+        root
     }
 }
 

@@ -10,6 +10,8 @@ use std::io;
 const DEPTH_MAX: usize = 64;
 /// Larger than any page that bbolt writes: a value ends at 2 GiB, and requests of etcd far before that.
 const PAGE_BYTES_MAX: u64 = 1 << 30;
+/// Of the two meta pages that are written.
+const WRITTEN_TRANSACTION: u64 = 1;
 /// Page sizes that there are: bbolt takes that of the system.
 const PAGE_SIZES: std::ops::RangeInclusive<u32> = 9..=16;
 
@@ -50,6 +52,7 @@ pub struct Database<S> {
     page_bytes: u64,
     pages: u64,
     root: u64,
+    transaction: u64,
 }
 
 /// A bucket of a file.
@@ -73,6 +76,11 @@ impl Bucket {
     /// Its name.
     pub fn name(&self) -> &Bytes {
         &self.name
+    }
+
+    /// A walk over its elements.
+    pub fn cursor(&self) -> Cursor {
+        Cursor::new(self.start.clone())
     }
 }
 
@@ -113,7 +121,7 @@ impl<S: Source> Database<S> {
             let what = format!("the file should have {pages} pages of {} bytes: it was cut off", meta.page_bytes);
             return Err(damaged(size, what));
         }
-        Ok(Self { source, page_bytes: meta.page_bytes, pages, root: meta.root })
+        Ok(Self { source, page_bytes: meta.page_bytes, pages, root: meta.root, transaction: meta.transaction })
     }
 
     /// How many bytes of the file are pages.
@@ -121,14 +129,19 @@ impl<S: Source> Database<S> {
         self.pages * self.page_bytes
     }
 
+    /// Whether the file is as [`crate::Writer`] made it: bbolt counts on with the first transaction that it commits.
+    pub fn is_as_written(&self) -> bool {
+        self.transaction <= WRITTEN_TRANSACTION
+    }
+
     /// The buckets, by name.
     ///
     /// # Errors
     /// [`ReadError`]
     pub fn buckets(&self) -> Result<Vec<Bucket>, ReadError> {
-        let mut cursor = Cursor::new(self, Start::Page(self.root));
+        let mut cursor = Cursor::new(Start::Page(self.root));
         let mut buckets = Vec::new();
-        while let Some((offset, elements)) = cursor.next_elements()? {
+        while let Some((offset, elements)) = cursor.next_elements(self)? {
             for element in elements {
                 if element.flags & FLAG_BUCKET == 0 {
                     return Err(damaged(offset, "an element of the root is not a bucket"));
@@ -144,11 +157,6 @@ impl<S: Source> Database<S> {
             }
         }
         Ok(buckets)
-    }
-
-    /// Walks over the elements of a bucket.
-    pub fn cursor(&self, bucket: &Bucket) -> Cursor<'_, S> {
-        Cursor::new(self, bucket.start.clone())
     }
 
     /// A page and those that it spans, with its flags.
@@ -238,15 +246,21 @@ impl Page {
     }
 
     fn leaf(&self) -> Result<Vec<Element>, ReadError> {
-        let element = |index| {
+        let mut bytes = HEADER_BYTES;
+        let mut element = |index| {
             let (mut fields, at) = self.element(index)?;
             let flags = fields.get_u32_le();
             let (distance, key, value) =
                 (fields.get_u32_le() as usize, fields.get_u32_le() as usize, fields.get_u32_le() as usize);
-            let content = self.slice(at + distance, key.saturating_add(value))?;
+            let content = self.slice(at.saturating_add(distance), key.saturating_add(value))?;
+            // Elements that share their bytes would make a small page a large one.
+            bytes = bytes.saturating_add(ELEMENT_BYTES).saturating_add(content.len());
+            if bytes > self.bytes.len() {
+                return Err(damaged(self.offset, "the elements of the page overlap"));
+            }
             Ok(Element { flags, key: content.slice(..key), value: content.slice(key..) })
         };
-        (0..self.elements).map(element).collect()
+        (0..self.elements).map(&mut element).collect()
     }
 
     /// The pages below.
@@ -260,37 +274,40 @@ impl Page {
     }
 }
 
+/// Where in the file a leaf is, and its keys and values.
+pub type Leaf = (u64, Vec<(Bytes, Bytes)>);
+
 /// Walks over a bucket in the order of its keys. Holds one leaf, and the branches above it.
-pub struct Cursor<'a, S> {
-    database: &'a Database<S>,
+pub struct Cursor {
     /// Pages that are still to be walked over on each level, the next one last.
     levels: Vec<Vec<u64>>,
     inline: Option<(Bytes, u64)>,
     last: Option<Bytes>,
 }
 
-impl<'a, S: Source> Cursor<'a, S> {
-    fn new(database: &'a Database<S>, start: Start) -> Self {
+impl Cursor {
+    fn new(start: Start) -> Self {
         let (levels, inline) = match start {
             Start::Page(id) => (vec![vec![id]], None),
             Start::Inline { leaf, offset } => (Vec::new(), Some((leaf, offset))),
         };
-        Self { database, levels, inline, last: None }
+        Self { levels, inline, last: None }
     }
 
-    /// Keys and values of the next leaf, and its offset; `None` at the end. A leaf may be empty.
+    /// Keys and values of the next leaf, and its offset; `None` at the end. A leaf may be empty. `database` is the one that
+    /// the bucket is of.
     ///
     /// # Errors
     /// [`ReadError`]; also if there is a bucket inside the bucket, which etcd never has.
-    pub fn next_leaf(&mut self) -> Result<Option<(u64, Vec<(Bytes, Bytes)>)>, ReadError> {
-        let Some((offset, elements)) = self.next_elements()? else { return Ok(None) };
+    pub fn next_leaf<S: Source>(&mut self, database: &Database<S>) -> Result<Option<Leaf>, ReadError> {
+        let Some((offset, elements)) = self.next_elements(database)? else { return Ok(None) };
         if elements.iter().any(|element| element.flags & FLAG_BUCKET != 0) {
             return Err(damaged(offset, "a bucket is inside another one"));
         }
         Ok(Some((offset, elements.into_iter().map(|element| (element.key, element.value)).collect())))
     }
 
-    fn next_elements(&mut self) -> Result<Option<(u64, Vec<Element>)>, ReadError> {
+    fn next_elements<S: Source>(&mut self, database: &Database<S>) -> Result<Option<(u64, Vec<Element>)>, ReadError> {
         if let Some((leaf, offset)) = self.inline.take() {
             let page = Page::parse(leaf, offset, None)?;
             return self.leaf(&page).map(Some);
@@ -300,7 +317,7 @@ impl<'a, S: Source> Cursor<'a, S> {
                 self.levels.pop();
                 continue;
             };
-            let page = self.database.page(id)?;
+            let page = database.page(id)?;
             match page.flags {
                 FLAG_LEAF => return self.leaf(&page).map(Some),
                 FLAG_BRANCH if self.levels.len() < DEPTH_MAX && page.elements > 0 => {

@@ -27,7 +27,9 @@ fn plan(buckets: &Buckets) -> Plan {
         elements.iter().for_each(|(key, value)| plan.add(key, value.len()));
         plan
     };
-    Plan::new(buckets.iter().map(|(name, elements)| (name.clone(), bucket(elements))).collect())
+    let mut plan = Plan::default();
+    buckets.iter().for_each(|(name, elements)| plan.add(name, bucket(elements)));
+    plan
 }
 
 fn written(buckets: &Buckets) -> Vec<u8> {
@@ -51,8 +53,8 @@ fn read(bytes: Vec<u8>) -> Result<Buckets, ReadError> {
     let mut buckets = Buckets::new();
     for bucket in database.buckets()? {
         let mut elements = Elements::new();
-        let mut cursor = database.cursor(&bucket);
-        while let Some((_, leaf)) = cursor.next_leaf()? {
+        let mut cursor = bucket.cursor();
+        while let Some((_, leaf)) = cursor.next_leaf(&database)? {
             elements.extend(leaf.into_iter().map(|(key, value)| (key.to_vec(), value.to_vec())));
         }
         buckets.insert(bucket.name().to_vec(), elements);
@@ -98,16 +100,22 @@ fn a_file_that_was_cut_off_is_refused_with_its_end() {
     }
 }
 
+fn any_elements() -> impl Strategy<Value = Elements> {
+    let bytes = || proptest::collection::vec(any::<u8>(), 0..40);
+    proptest::collection::btree_map(bytes(), bytes(), 0..20)
+}
+
 proptest! {
     #[test]
-    fn any_buckets_come_back(buckets: Buckets) {
+    fn any_buckets_come_back(buckets in proptest::collection::btree_map("[a-z]{1,6}", any_elements(), 0..6)) {
+        let buckets: Buckets = buckets.into_iter().map(|(name, elements)| (name.into_bytes(), elements)).collect();
         prop_assert_eq!(read(written(&buckets)).unwrap(), buckets);
     }
 
     /// Neither a panic, nor a walk without end.
     #[test]
     fn any_damage_is_an_error_or_other_content(
-        elements: Elements,
+        elements in any_elements(),
         flips in proptest::collection::vec((any::<prop::sample::Index>(), 1u8..), 1..8),
     ) {
         let mut bytes = written(&[(b"b".to_vec(), elements)].into());

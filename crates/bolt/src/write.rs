@@ -85,7 +85,7 @@ impl Writer {
     ///
     /// # Errors
     /// [`PlanBroken`] if buckets are missing.
-    pub fn finish(self, out: &mut Vec<u8>) -> Result<(), PlanBroken> {
+    pub fn finish(&mut self, out: &mut Vec<u8>) -> Result<(), PlanBroken> {
         if self.bucket != self.plan.buckets.len() {
             return Err(PlanBroken);
         }
@@ -94,7 +94,7 @@ impl Writer {
         let elements: Vec<_> = elements
             .map(|planned| Element { flags: FLAG_BUCKET, key: planned.name.clone(), value: bucket(planned.root) })
             .collect();
-        put_leaf(&self.plan.root, &elements, out)
+        put_leaf(&self.plan.root(), &elements, out)
     }
 }
 
@@ -104,7 +104,7 @@ fn put_meta(id: u64, plan: &Plan, out: &mut Vec<u8>) {
         meta.extend(number.to_le_bytes());
     }
     // Root and its sequence, free list, pages, transaction: bbolt's own first two are 0 and 1, and the higher one counts.
-    for number in [plan.root.id, 0, 2, plan.pages(), id] {
+    for number in [plan.root().id, 0, 2, plan.pages(), id] {
         meta.extend(number.to_le_bytes());
     }
     meta.extend(fnv1a(&meta).to_le_bytes());

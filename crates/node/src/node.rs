@@ -705,8 +705,8 @@ impl Node {
         receiver.await.map_err(|_| Error::Stopped)
     }
 
-    /// Opens a snapshot file of the keyspace as it is now, to be read in chunks of constant memory. Format: see
-    /// `docs/STORAGE-FORMAT.md`.
+    /// Opens a snapshot file of the keyspace as it is now, to be read in chunks of constant memory. Reads all of the data once
+    /// before it returns. Format: see `docs/STORAGE-FORMAT.md`.
     ///
     /// # Errors
     /// [`Error::Fatal`] if the disk fails; [`Error::TooManyHeavy`] if as much of this kind is under way.
@@ -714,12 +714,7 @@ impl Node {
         self.check_running()?;
         self.check_root()?;
         let store = self.running.group.state.store.clone();
-        // It walks over the whole index.
-        self.on_thread("quorate-snapshot", move || {
-            let expected_bytes = store.engine_usage().map_err(storage_error)?.used_bytes;
-            Ok(SnapshotReader::new(store.export(), expected_bytes))
-        })
-        .await?
+        self.on_thread("quorate-snapshot", move || SnapshotReader::new(store.export())).await?
     }
 
     /// Whether a leader is there, as far as this member can tell. A leader that has lost its quorum does not count.

@@ -8,11 +8,11 @@ use crate::bootstrap::{self, configured_members, local_member, new_identity};
 use crate::env::Env;
 use crate::error::storage_error;
 use crate::raft::{self, MemberNode};
-use crate::snapshot_file::SnapshotFile;
+use crate::snapshot::{HashCheck, Opened};
 use crate::start::{open_store, take_directory, wal_dir, wal_options};
 use crate::{Config, Error};
 use quorate_core::{ClusterId, GroupId, MemberId, Revision};
-use quorate_storage::{Installer, NewCluster};
+use quorate_storage::NewCluster;
 use quorate_wal::{Completion, Wal, WalError};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -26,7 +26,8 @@ const RESTORED: (u64, u64) = (1, 1);
 pub struct Restore {
     /// The snapshot file.
     pub snapshot: PathBuf,
-    /// Whether the SHA-256 at the end of the file must be there and right. The checksums of its blocks are always checked.
+    /// Whether the SHA-256 at the end of the file must be there and right. The checksums inside a file that Quorate wrote are
+    /// always checked.
     pub check_hash: bool,
     /// How far the first revision is ahead of the snapshot's newest; if it is, everything before counts as compacted.
     pub revision_bump: u64,
@@ -66,29 +67,31 @@ pub async fn restore(
     let nodes: BTreeMap<u64, MemberNode> =
         members.into_iter().map(|(id, (_, peer_urls))| (id, MemberNode { peer_urls, promote: false })).collect();
     // Looked at before anything is made.
-    let mut file = SnapshotFile::open(env.disk().as_ref(), &restore.snapshot, restore.check_hash)?;
+    let hash = if restore.check_hash { HashCheck::Required } else { HashCheck::Skipped };
+    let mut opened = Opened::open(env.disk().as_ref(), &restore.snapshot, hash)?;
+    while opened.scan_some()? {
+        let (done, total) = opened.progress();
+        progress(done, total);
+        tokio::task::yield_now().await;
+    }
+    let mut file = opened.checked()?;
     let _lock = take_directory(config, env.as_ref())?;
     let identity = new_identity(config, env.as_ref(), cluster_id, me, BTreeMap::new());
 
     let store = open_store(config, env.as_ref())?;
     let mut installer = store.begin_install().map_err(storage_error)?;
-    let mut records = 0;
     loop {
-        let at = file.progress().0;
         let block = file.next_records()?;
         if block.is_empty() {
             break;
         }
-        records += block.len() as u64;
-        push_all(&mut installer, block).map_err(|error| file.refuse(at, &error.to_string()))?;
+        file.install(block, &mut installer)?;
         let (done, total) = file.progress();
         progress(done, total);
         tokio::task::yield_now().await;
     }
-    file.check_count(records)?;
-    let meta = file.meta().clone();
     let (_, total) = file.progress();
-    file.finish()?;
+    let meta = file.finish()?;
     let (term, index) = RESTORED;
     let new = NewCluster {
         applied: raft::applied_of(term, index),
@@ -107,10 +110,6 @@ pub async fn restore(
         compacted: store.compacted(),
         alarms: store.alarms().len(),
     })
-}
-
-fn push_all(installer: &mut Installer, records: Vec<quorate_core::Record>) -> Result<(), Error> {
-    records.into_iter().try_for_each(|record| installer.push(record).map_err(storage_error))
 }
 
 /// A log that is empty and begins behind [`RESTORED`], and a vote of that term, so that the next leader's term is a new one.

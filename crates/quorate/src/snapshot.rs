@@ -232,7 +232,7 @@ fn status(path: &Path, context: &Context) -> Result<(), Failure> {
         revision: status.revision.get(),
         total_keys: status.total_keys,
         total_bytes: status.total_bytes,
-        version: quorate_server::version::ETCD_STORAGE.to_owned(),
+        version: status.version,
     }))
 }
 

@@ -5,14 +5,16 @@
 
 use crate::codec::{Decoder, Encoder};
 use crate::engine::Batch;
-use crate::index::Index;
+use crate::index::{History, Index, Kind, Version};
 use crate::keys::Keys;
 use crate::rows::{self, Census, CompactionState, GroupState};
 use crate::store::{Body, Newest};
 use crate::system::{SystemKey, Tables};
 use crate::{Applied, ReadView, Result, StorageError, Store};
 use bytes::Bytes;
-use quorate_core::{KeyRange, Record, Rev, Revision};
+use quorate_core::{
+    Alarm, AuthState, ClusterVersions, KeyRange, Lease, MemberAttributes, MemberId, Record, Rev, Revision, SystemChange,
+};
 use quorate_sabotage::sabotage;
 use std::collections::BTreeSet;
 use std::ops::{Bound, ControlFlow};
@@ -38,6 +40,9 @@ pub struct SnapshotMeta {
     pub membership: Bytes,
     /// How many records belong to it.
     pub records: u64,
+    /// Whether there may be records that a compaction to `compacted` removes. Never so in what this crate exports, and not in
+    /// the encoding.
+    compacting: bool,
     pub(crate) tables: Tables,
 }
 
@@ -72,6 +77,50 @@ impl SnapshotMeta {
         Self::parse(content).ok_or_else(bad)
     }
 
+    /// The state of a store of another kind: a keyspace and small tables, without a log and members. If `compacting`, a
+    /// compaction is not through: records may be there that it is going to remove.
+    pub fn foreign(
+        revision: Revision,
+        compacted: Revision,
+        compacting: bool,
+        records: u64,
+        changes: &[SystemChange],
+    ) -> Self {
+        let mut meta = Self { revision, compacted, compacting, records, ..Self::default() };
+        changes.iter().for_each(|change| meta.tables.apply(change));
+        meta
+    }
+
+    /// The leases, by id.
+    pub fn leases(&self) -> impl Iterator<Item = &Lease> {
+        self.tables.leases.values()
+    }
+
+    /// What the members told of themselves.
+    pub fn members(&self) -> impl Iterator<Item = (MemberId, &MemberAttributes)> {
+        self.tables.members.iter().map(|(id, member)| (*id, member))
+    }
+
+    /// Members that were removed.
+    pub fn removed_members(&self) -> impl Iterator<Item = MemberId> {
+        self.tables.forgotten.iter().copied()
+    }
+
+    /// The alarms.
+    pub fn alarms(&self) -> impl Iterator<Item = Alarm> {
+        self.tables.alarms.iter().copied()
+    }
+
+    /// What is agreed on about versions.
+    pub fn versions(&self) -> ClusterVersions {
+        self.tables.versions
+    }
+
+    /// Users and roles.
+    pub fn auth(&self) -> &AuthState {
+        &self.tables.auth
+    }
+
     /// How many rows of the small tables belong to it.
     pub fn table_rows(&self) -> u64 {
         self.tables.rows().count() as u64
@@ -86,6 +135,7 @@ impl SnapshotMeta {
             compacted: Revision::new(row.i64()?),
             membership: row.bytes()?,
             records: row.u64()?,
+            compacting: false,
             tables: Tables::default(),
         };
         for _ in 0..row.u64()? {
@@ -146,6 +196,11 @@ impl Exporter {
         &self.meta
     }
 
+    /// Goes back to the first record.
+    pub fn rewind(&mut self) {
+        (self.next, self.sent) = (Rev::default(), 0);
+    }
+
     /// The next records, in order, about `bytes_max` of them; none when all were returned. Finds records that are missing.
     /// Blocks on the disk.
     pub fn next(&mut self, bytes_max: usize) -> Result<Vec<Record>> {
@@ -204,6 +259,7 @@ impl Store {
                 compacted: newest.compacted,
                 membership: newest.membership.clone(),
                 records: 0,
+                compacting: false,
                 tables: body.system.read().tables.clone(),
             };
             (ReadView::new(body, newest.revision, newest.compacted), meta)
@@ -275,6 +331,13 @@ impl Installer {
         Ok(())
     }
 
+    /// As [`Installer::push`], for a record of a store that does not tell what a change replaced.
+    pub fn push_foreign(&mut self, mut record: Record) -> Result<()> {
+        let newest = self.index.history(&record.key).map(History::newest);
+        record.replaces = newest.filter(|version| version.kind == Kind::Put).map(Version::rev);
+        self.push(record)
+    }
+
     fn put(&mut self, record: &Record, last: bool) {
         let key = self.keys.record(record.rev);
         let row = rows::seal(&key, &rows::encode_record(record, last));
@@ -313,6 +376,7 @@ impl Installer {
         if let Some(record) = newest {
             self.put(&record, true);
         }
+        let through = if meta.compacting { Revision::ZERO } else { meta.compacted };
         let mut state = GroupState {
             generation: self.keys.generation,
             generation_next: 0,
@@ -320,7 +384,7 @@ impl Installer {
             revision: after.revision,
             compacted: after.compacted,
             // If more is compacted afterwards than the records say, the owner's compaction removes it.
-            compaction: CompactionState { done: meta.compacted, target: meta.compacted, next: Rev::default() },
+            compaction: CompactionState { done: through, target: through, next: Rev::default() },
             checkpoint: after.revision,
             index: Census::default(),
             system: Census::default(),
