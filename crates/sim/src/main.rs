@@ -117,14 +117,17 @@ fn here(arguments: &Arguments) -> Result<ExitCode> {
         report_panic(panic);
         std::process::abort();
     }));
+    if arguments.verbose && std::env::var_os("RUST_LOG").is_some() {
+        // What the nodes log, on demand: RUST_LOG=quorate_node=debug. Made on a thread of its own, and before the seed is set: it
+        // takes random numbers, too, and with those the history would be another.
+        let logging = std::thread::spawn(|| {
+            let filter = tracing_subscriber::EnvFilter::from_default_env();
+            tracing_subscriber::fmt().with_env_filter(filter).without_time().with_writer(std::io::stdout).init();
+        });
+        logging.join().map_err(|_| anyhow::anyhow!("the log cannot be set up"))?;
+    }
     sabotage::arm(arguments.seed, arguments.bug.as_deref())?;
     determinism::seed_process(arguments.seed);
-    if arguments.verbose && std::env::var_os("RUST_LOG").is_some() {
-        // What the nodes log, on demand: RUST_LOG=quorate_node=debug. Not without being asked: it takes random numbers, too,
-        // and if any code let the order of a hash map decide, the history would be another.
-        let filter = tracing_subscriber::EnvFilter::from_default_env();
-        tracing_subscriber::fmt().with_env_filter(filter).without_time().with_writer(std::io::stdout).init();
-    }
     let (plan, less) = (Plan::new(arguments.seed, arguments.mode()), arguments.less());
     if arguments.verbose || arguments.calls || arguments.story {
         print_plan(&plan, &less);

@@ -179,6 +179,22 @@ pub enum Fault {
         /// Which machine.
         machine: usize,
     },
+    /// The leader stands still until the others have another, and then hears none of them for a while, though clients reach it.
+    StallLeader {
+        /// How long it stands still.
+        pause: Duration,
+        /// How long it is alone after that.
+        alone: Duration,
+    },
+    /// A process ends again and again, soon after it was started.
+    CrashLoop {
+        /// Which machine.
+        machine: usize,
+        /// How often.
+        times: u32,
+        /// Time between two ends.
+        gap: Duration,
+    },
 }
 
 /// What becomes of something stored.
@@ -285,6 +301,8 @@ pub struct Plan {
     pub compaction_steps: (usize, Duration),
     /// Members whose data are damaged rebuild themselves from the others; else somebody replaces them.
     pub self_rebuild: bool,
+    /// Bytes that the engine, and the store above it, keep in memory of what they have read.
+    pub cache_bytes: (usize, usize),
     /// What is there in mode `full` alone.
     pub front: Front,
 }
@@ -350,6 +368,9 @@ impl Plan {
         let (mut faults, drifts) = draw_faults(&mut root.fork("faults"), members, machines, length);
         faults.extend(draw_more_faults(&mut root.fork("more faults"), members, learners, length));
         faults.extend(draw_aimed_faults(&mut root.fork("aimed faults"), members, length));
+        let self_rebuild = members > 2 && root.fork("rebuild").chance(400);
+        let mut sharp = root.fork("sharp faults");
+        faults.extend(draw_sharp_faults(&mut sharp, members, self_rebuild, length));
         faults.sort_by_key(|(at, _)| *at);
         Plan {
             seed,
@@ -372,7 +393,8 @@ impl Plan {
                 (2, Duration::from_millis(50)),
                 (2, Duration::from_millis(400)),
             ]),
-            self_rebuild: members > 2 && latest.chance(400),
+            self_rebuild,
+            cache_bytes: *sharp.pick(&[(1 << 20, 64 << 10), (1 << 20, 64 << 10), (16 << 10, 1 << 10)]),
             front: Front { request_bytes_max: 1_572_864, split_writes: 0 },
         }
     }
@@ -386,6 +408,9 @@ impl Plan {
         plan.length = plan.length.min(Duration::from_secs(random.between(8, 16)));
         // A server that rebuilds itself is started anew by what it is embedded in.
         plan.self_rebuild = false;
+        // What aims at single bugs of the nodes costs this mode more than it finds.
+        plan.faults.retain(|(_, fault)| !matches!(fault, Fault::StallLeader { .. } | Fault::CrashLoop { .. }));
+        plan.cache_bytes = (1 << 20, 64 << 10);
         // Where all keys go now and then, locks go, too.
         if !plan.load.wipes && random.chance(500) {
             plan.load.recipe_clients = random.between(1, 4) as usize;
@@ -472,6 +497,39 @@ fn draw_aimed_faults(random: &mut Random, members: usize, length: Duration) -> V
                 4 if members > 2 => Fault::ReturnRemoved { machine },
                 // While everybody waits for the disk.
                 5 => Fault::PowerCutAll { down: random.millis(0, 500), chance: random.number() },
+                _ => continue,
+            };
+            faults.push((at, fault));
+        }
+    }
+    faults
+}
+
+/// Sequences of faults, each of which one after the other is not likely to make.
+fn draw_sharp_faults(
+    random: &mut Random,
+    members: usize,
+    self_rebuild: bool,
+    length: Duration,
+) -> Vec<(Duration, Fault)> {
+    let kinds: Vec<u64> = (0..3).filter(|_| random.chance(350)).collect();
+    let mut faults = Vec::new();
+    for kind in kinds {
+        for _ in 0..random.between(1, 3) {
+            let machine = random.below(members as u64) as usize;
+            let at = random.millis(500, length.as_millis() as u64);
+            let fault = match kind {
+                0 if members > 2 => {
+                    Fault::StallLeader { pause: random.millis(2000, 4000), alone: random.millis(4500, 8000) }
+                }
+                1 => {
+                    let (times, gap) = (random.between(2, 8) as u32, random.millis(200, 1500));
+                    Fault::CrashLoop { machine, times, gap }
+                }
+                2 if self_rebuild => {
+                    let kind = *random.pick(&[Damage::Bit, Damage::LostSector]);
+                    Fault::Damage { machine, kind, place: random.number(), live: true }
+                }
                 _ => continue,
             };
             faults.push((at, fault));

@@ -105,6 +105,7 @@ impl Fault {
             | Fault::Damage { machine, .. }
             | Fault::SlowDisk { machine, .. }
             | Fault::SlowClients { machine, .. }
+            | Fault::CrashLoop { machine, .. }
             | Fault::ReturnRemoved { machine } => *machine = place(*machine)?,
             Fault::Reset { one, other } | Fault::Slow { one, other, .. } => {
                 (*one, *other) = (place(*one)?, place(*other)?);
@@ -116,7 +117,11 @@ impl Fault {
                 }
             }
             Fault::Promote => return None,
-            Fault::KillAll { .. } | Fault::PowerCutAll { .. } | Fault::MoveLeader | Fault::IsolateLeader { .. } => {}
+            Fault::KillAll { .. }
+            | Fault::PowerCutAll { .. }
+            | Fault::MoveLeader
+            | Fault::IsolateLeader { .. }
+            | Fault::StallLeader { .. } => {}
         }
         Some(self)
     }

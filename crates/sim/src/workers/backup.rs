@@ -23,7 +23,11 @@ impl Worker {
             };
             match saved {
                 Ok(bytes) => *place.lock() = Some(bytes),
-                Err(text) if ["damaged", "missing", "not complete"].iter().any(|word| text.contains(word)) => {
+                // A row that was changed on the disk is found.
+                Err(text)
+                    if ["damaged", "missing", "not complete"].iter().any(|word| text.contains(word))
+                        && !text.contains("the checksum does not match") =>
+                {
                     self.rpc.wrong(Rule::Backup, format!("m{member} cannot copy its data: {text}"));
                 }
                 // A process that ends, or a group that has stopped, breaks off.

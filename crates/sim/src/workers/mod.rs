@@ -178,7 +178,11 @@ impl Worker {
         while !self.stop.is_set() {
             self.pause().await;
             let member = self.any_member();
-            let ttl = self.random.between(2, 5) as i64;
+            // Some keep to one member as long as it answers, some whatever it does, and ask it again soon: it may have been
+            // deposed, and not know it. Their leases outlive that time.
+            let faithful = self.random.chance(400);
+            let stubborn = faithful && self.random.chance(700);
+            let ttl = if stubborn { 6 } else { self.random.between(2, 5) as i64 };
             counter += 1;
             let lease = self.new_lease(counter);
             if !self.rpc.grant(member, lease, ttl).await {
@@ -193,8 +197,8 @@ impl Worker {
                     self.rpc.run(self.number, member, Op::Put { key, value, lease: 0 }).await;
                 }
             }
-            // Some keep to one member as long as it answers: it may have been deposed, and not know it.
-            let (faithful, mut home) = (self.random.chance(400), member);
+            let mut home = member;
+            let patience = self.random.millis(200, 800);
             for _ in 0..self.random.below(if faithful { 40 } else { 8 }) {
                 let ttl_ms = ttl as u64 * 1000;
                 // Some renew at the last moment, or just after it.
@@ -208,9 +212,11 @@ impl Worker {
                 if !faithful {
                     home = self.any_member();
                 }
-                match self.rpc.renew(home, lease, ttl).await {
+                let deadline = if stubborn { patience } else { self.rpc.deadline };
+                match (Rpc { deadline, ..self.rpc.clone() }).renew(home, lease, ttl).await {
                     Some(true) => {}
                     Some(false) => break,
+                    None if stubborn => {}
                     None => home = self.any_member(),
                 }
                 if self.stop.is_set() {

@@ -68,26 +68,36 @@ impl World {
                 self.later.push((self.now + length, Later::FastDisk(machine)));
             }
             Fault::PowerCutAtTerm { machine, down, chance } => self.known[machine].cut_at_term = Some((down, chance)),
-            Fault::IsolateLeader { clients, length } => self.isolate_leader(clients, length),
+            Fault::IsolateLeader { clients, length } => drop(self.isolate_leader(clients, length)),
             Fault::SlowClients { machine, delay_ms, length } => {
                 let clients = self.machines.len();
                 self.network.set_link(machine, clients, |link| link.delay_ms = (delay_ms / 2, delay_ms));
                 self.later.push((self.now + length, Later::Fast(machine, clients)));
             }
             Fault::ReturnRemoved { machine } => self.return_removed(machine),
+            Fault::StallLeader { pause, alone } => {
+                if let Some(leader) = self.isolate_leader(false, pause + alone) {
+                    let now = self.now;
+                    self.machines[leader].pause(now, pause);
+                }
+            }
+            Fault::CrashLoop { machine, times, gap } => {
+                self.later.extend((0..times).map(|time| (self.now + gap * time, Later::Kill(machine))));
+            }
         }
     }
 
-    /// The leader hears no other member any more, and they do not hear it.
-    fn isolate_leader(&mut self, clients: bool, length: Duration) {
+    /// The leader hears no other member any more, and they do not hear it. Who that is, if there is one.
+    fn isolate_leader(&mut self, clients: bool, length: Duration) -> Option<usize> {
         let leads = |index: &usize| self.doors[*index].node().is_some_and(|node| node.leads());
-        let Some(leader) = (0..self.machines.len()).find(leads) else { return };
+        let leader = (0..self.machines.len()).find(leads)?;
         let others = (0..self.machines.len() + usize::from(clients)).filter(|other| *other != leader);
         let cut: Vec<(usize, usize)> = others.flat_map(|other| [(leader, other), (other, leader)]).collect();
         for (from, to) in &cut {
             self.network.set_link(*from, *to, |link| link.blocked = true);
         }
         self.later.push((self.now + length, Later::Open(cut)));
+        Some(leader)
     }
 
     /// Asks a process to stop, gives it a second, and starts it again.

@@ -72,6 +72,10 @@ impl World {
     /// A process must not go on when an fsync has failed.
     fn look_at_disk(&mut self, index: usize) {
         let failed = self.machines[index].disk.failed_syncs();
+        if self.known[index].rebuilds {
+            // What it makes beside the damaged state it may throw away, and make again from the others.
+            self.known[index].failed_syncs = failed;
+        }
         if failed == self.known[index].failed_syncs || self.machines[index].is_paused() {
             return;
         }

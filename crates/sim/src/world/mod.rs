@@ -140,6 +140,7 @@ enum Later {
     Fast(usize, usize),
     FastDisk(usize),
     Cut(usize, Duration, u64),
+    Kill(usize),
 }
 
 impl World {
@@ -318,6 +319,7 @@ impl World {
                 self.log(format!("m{index} loses power"));
                 self.cut(index, down, chance);
             }
+            Later::Kill(index) => self.kill(index, Duration::from_millis(20)),
         }
     }
 
@@ -428,8 +430,8 @@ fn config(plan: &Plan, index: usize) -> Config {
         wal_keep_bytes: plan.wal_keep_bytes,
         watch_queue_events_max: plan.watch_queue_events,
         watch_progress_interval: Duration::from_secs(1),
-        engine_cache_bytes: 1 << 20,
-        record_cache_bytes: 64 << 10,
+        engine_cache_bytes: plan.cache_bytes.0,
+        record_cache_bytes: plan.cache_bytes.1,
         tail_bytes_max: 256 << 10,
         flush_interval: Duration::from_secs(1),
         compaction_batch: plan.compaction_steps.0,
