@@ -24,11 +24,15 @@ use quorate_sabotage::sabotage;
 use quorate_storage::{HashKv, ReadView};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
 /// Bytes and keys of a range that are read before other requests get their turn.
 const RANGE_CHUNK_BYTES: usize = 1 << 20;
 const RANGE_CHUNK_KEYS: usize = 1000;
+
+/// Reads of long ranges at a time. Each has its whole answer in memory; more of them would not make any of them faster.
+pub(crate) const LONG_READS_MAX: usize = 4;
 
 /// How often a physical compaction is looked at. It ends when the caller goes away, or when the old data is gone.
 const COMPACTION_POLL: Duration = Duration::from_millis(10);
@@ -234,7 +238,7 @@ impl Node {
     }
 
     /// Reads a range: linearizable, unless `request.serializable`. A large range is read in steps, so that it holds nothing
-    /// up; all of it is from one revision.
+    /// up; all of it is from one revision. Of such large ones a few are read at a time, and the others wait.
     ///
     /// # Errors
     /// Rejections of [`quorate_core::range`]; [`Error::NotSupportedForLearner`]; no leader or no quorum in time.
@@ -244,14 +248,23 @@ impl Node {
             self.refuse_on_learner()?;
             self.running.group.linearize().await?;
         }
-        self.check_running()?;
-        let view = self.running.group.state.store.view();
-        view.auth().check_read(&self.caller, &request.range)?;
-        let header = before.unwrap_or_else(|| self.header_at(view.revision()));
-        let began = Instant::now();
-        let body = read_range(&view, &request).await;
-        stages::note(Stage::Engine, began.elapsed());
-        Ok(Answer { header, body: body? })
+        let turns = &self.running.long_reads;
+        let mut turn = None;
+        loop {
+            self.check_running()?;
+            let view = self.running.group.state.store.view();
+            view.auth().check_read(&self.caller, &request.range)?;
+            let header = before.unwrap_or_else(|| self.header_at(view.revision()));
+            let began = Instant::now();
+            let body = read_range(&view, &request, turns, turn).await;
+            stages::note(Stage::Engine, began.elapsed());
+            if let Some(body) = body? {
+                return Ok(Answer { header, body });
+            }
+            // Nothing is kept while it waits: what was read is read again, maybe from a later revision.
+            drop(view);
+            turn = Some(turns.acquire().await.map_err(|_| Error::Stopped)?);
+        }
     }
 
     /// Opens a range for reading in chunks, all from one revision. For ranges that do not fit in memory.
@@ -762,11 +775,16 @@ fn wrong_reply(reply: &Reply) -> Error {
     Error::Fatal(format!("the state machine answered something else than was asked: {reply:?}"))
 }
 
-/// Reads a range; yields now and then if it is large.
-async fn read_range(view: &ReadView, request: &RangeRequest) -> Result<RangeReply, Error> {
+/// Reads a range; yields now and then if it is long, for which it needs one of the `turns`. `None` if there is none left.
+async fn read_range<'a>(
+    view: &ReadView,
+    request: &RangeRequest,
+    turns: &'a Semaphore,
+    mut turn: Option<SemaphorePermit<'a>>,
+) -> Result<Option<RangeReply>, Error> {
     let whole_at_once = matches!(request.range, KeyRange::Single(_)) || request.count_only || !request.is_streamable();
     if whole_at_once {
-        return Ok(quorate_core::range(view, request).map_err(storage_error)??);
+        return Ok(Some(quorate_core::range(view, request).map_err(storage_error)??));
     }
     let mut cursor = RangeCursor::new(view, request)?;
     let mut reply = RangeReply::default();
@@ -776,7 +794,11 @@ async fn read_range(view: &ReadView, request: &RangeRequest) -> Result<RangeRepl
         if let Some(totals) = chunk.totals {
             reply.more = totals.more;
             reply.count = totals.count;
-            return Ok(reply);
+            return Ok(Some(reply));
+        }
+        if turn.is_none() {
+            let Ok(permit) = turns.try_acquire() else { return Ok(None) };
+            turn = Some(permit);
         }
         tokio::task::yield_now().await;
     }

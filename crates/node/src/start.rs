@@ -5,6 +5,7 @@ use crate::corruption::{self, CorruptionChecks, Hashing, Schedule};
 use crate::env::{Env, Listener};
 use crate::group::{Group, GroupOptions, Upkeep, UpkeepOptions};
 use crate::inquiry::Inquiry;
+use crate::node::LONG_READS_MAX;
 use crate::peer::{self, Identity, Peers};
 use crate::raft::{MemberNode, RaftOptions, last_of, members_of};
 use crate::rebuild::{self, Keeper, Leave, Pulls, Record};
@@ -58,6 +59,8 @@ pub(crate) struct Running {
     pub(crate) stopped: watch::Sender<Option<Error>>,
     /// Requests that read everything: a few at a time.
     pub(crate) heavy: Arc<Semaphore>,
+    /// Reads of ranges that have more than a chunk in memory.
+    pub(crate) long_reads: Semaphore,
     pub(crate) hashing: Hashing,
     upkeep_stop: Arc<Notify>,
     upkeep_done: watch::Receiver<bool>,
@@ -184,6 +187,7 @@ async fn start_once(
         wal,
         stopped,
         heavy,
+        long_reads: Semaphore::new(LONG_READS_MAX),
         hashing,
         upkeep_stop,
         upkeep_done,

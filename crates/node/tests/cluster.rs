@@ -89,6 +89,35 @@ async fn one_node_keeps_what_it_acknowledged_over_a_restart() {
     node.shutdown().await;
 }
 
+/// More of them than may be read at a time, under writes: those that wait begin anew, maybe at a later revision.
+#[tokio::test(flavor = "multi_thread")]
+async fn long_ranges_that_wait_for_each_other_are_whole_and_of_one_revision() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Arc::new(start(&configs(dir.path(), &[EngineKind::Redb])).await.remove(0));
+    // Three chunks.
+    let value = "x".repeat(600 << 10);
+    for number in 0..5 {
+        node.put(put(&format!("long/{number}"), &value)).await.unwrap();
+    }
+    let reads: Vec<_> = (0..24)
+        .map(|_| {
+            let node = Arc::clone(&node);
+            let range = KeyRange::Interval { start: "long/".into(), end: "long0".into() };
+            tokio::spawn(async move { node.range(RangeRequest::new(range)).await })
+        })
+        .collect();
+    for number in 0..20 {
+        node.put(put("long/4", &format!("{number}"))).await.unwrap();
+    }
+    for read in reads {
+        let answer = read.await.unwrap().unwrap();
+        assert_eq!((answer.body.kvs.len(), answer.body.count), (5, 5));
+        let last = answer.body.kvs.iter().map(|kv| kv.mod_revision).max().unwrap();
+        assert_eq!(last, answer.header.revision, "each write is of one of these keys");
+    }
+    node.shutdown().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn three_nodes_of_different_engines_agree_and_survive_the_loss_of_the_leader() {
     let dir = tempfile::tempdir().unwrap();

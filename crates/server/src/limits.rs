@@ -19,6 +19,8 @@ pub enum Limit {
     Requests,
     /// Bytes of requests being read and carried out.
     InflightBytes,
+    /// Bytes of large answers to reads that wait to be sent.
+    AnswerBytes,
     /// Leases that exist.
     Leases,
     /// Bytes of one request.
@@ -41,9 +43,10 @@ pub enum Limit {
 
 impl Limit {
     /// All of them, in the order of their discriminants.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Requests,
         Self::InflightBytes,
+        Self::AnswerBytes,
         Self::Leases,
         Self::RequestBytes,
         Self::TxnOps,
@@ -60,6 +63,7 @@ impl Limit {
         match self {
             Self::Requests => "max-concurrent-requests",
             Self::InflightBytes => "max-inflight-bytes",
+            Self::AnswerBytes => "max-answer-bytes",
             Self::Leases => "max-leases",
             Self::RequestBytes => "max-request-bytes",
             Self::TxnOps => "max-txn-ops",
@@ -118,9 +122,20 @@ impl Gauge {
     /// Takes `amount`, unless that goes beyond the bound.
     pub fn take<G: Deref<Target = Self>>(this: G, amount: usize) -> Option<Taken<G>> {
         // Adding first and looking then is one atomic step; too much is given back at once.
-        let before = this.used.fetch_add(amount, Relaxed);
-        let taken = Taken { gauge: this, amount };
+        let (before, taken) = Self::add(this, amount);
         (before.saturating_add(amount) <= taken.gauge.max).then_some(taken)
+    }
+
+    /// Takes `amount`, unless that goes beyond the bound and there is something else.
+    pub fn take_or_be_alone<G: Deref<Target = Self>>(this: G, amount: usize) -> Option<Taken<G>> {
+        let (before, taken) = Self::add(this, amount);
+        (before == 0 || before.saturating_add(amount) <= taken.gauge.max).then_some(taken)
+    }
+
+    /// Takes `amount`, bound or not; gives how much there was.
+    pub fn add<G: Deref<Target = Self>>(this: G, amount: usize) -> (usize, Taken<G>) {
+        let before = this.used.fetch_add(amount, Relaxed);
+        (before, Taken { gauge: this, amount })
     }
 }
 
@@ -166,7 +181,12 @@ mod tests {
         let second = Gauge::take(&gauge, 4).unwrap();
         drop(first);
         assert_eq!(gauge.used(), 4);
-        drop(second);
+        let (before, beyond) = Gauge::add(&gauge, 20);
+        assert_eq!((before, gauge.used()), (4, 24));
+        drop((second, beyond));
+        let alone = Gauge::take_or_be_alone(&gauge, 50).unwrap();
+        assert!(Gauge::take_or_be_alone(&gauge, 1).is_none());
+        drop(alone);
         assert!(Gauge::take(&gauge, usize::MAX).is_none());
         assert_eq!(gauge.used(), 0);
     }

@@ -33,6 +33,8 @@ pub struct Shared {
     pub requests: Arc<Gauge>,
     /// Bytes of requests being read and carried out.
     pub inflight: Arc<Gauge>,
+    /// Bytes of large answers that wait to be sent.
+    pub answers: Arc<Gauge>,
     /// Largest request.
     pub request_bytes_max: usize,
     /// Most operations in one list of a transaction.
@@ -81,6 +83,7 @@ impl Shared {
             security,
             requests: Arc::new(Gauge::new(config.limits.requests_max)),
             inflight: Arc::new(Gauge::new(config.limits.inflight_bytes_max)),
+            answers: Arc::new(Gauge::new(config.limits.answer_bytes_max)),
             request_bytes_max: config.limits.request_bytes_max,
             txn_ops_max: config.node.txn_ops_max,
             slow_request: config.slow_request,

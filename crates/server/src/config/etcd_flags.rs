@@ -54,7 +54,7 @@ const REFUSED: &str = "discovery discovery-endpoints discovery-token force-new-c
 const OURS: &str = "
     alarm-sticky audit-log-max-bytes audit-log-max-files audit-log-path audit-log-queue-bytes audit-log-reads
     audit-log-when-full client-cert-allowed-cn discovery-srv-server engine-cache-bytes header-read-timeout
-    initial-corrupt-check-bytes max-auth-tokens max-concurrent-requests max-connections max-header-bytes max-heavy-tasks
+    initial-corrupt-check-bytes max-answer-bytes max-auth-tokens max-concurrent-requests max-connections max-header-bytes max-heavy-tasks
     max-inflight-bytes max-leases max-login-queue max-proposal-bytes max-waiting-requests max-watchers max-watchers-per-stream
     record-cache-bytes scrub-bytes-per-second scrub-interval self-rebuild shutdown-timeout storage-engine tail-bytes-max
     wal-keep-bytes wal-segment-bytes watch-queue-events";

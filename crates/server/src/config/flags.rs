@@ -321,6 +321,7 @@ pub const FLAGS: &[Flag] = &[
     used("max-watchers", "1000000", Integer, Limits, "Most watchers on this member; more are refused"),
     used("max-leases", "1000000", Integer, Limits, "Most leases; more are refused"),
     used("max-inflight-bytes", "268435456", Bytes, Limits, "Most bytes of requests being read and carried out"),
+    used("max-answer-bytes", "268435456", Bytes, Limits, "Most bytes of large answers that wait to be sent"),
     used("max-proposal-bytes", "67108864", Bytes, Limits, "Most bytes of writes under way; more are refused"),
     used(
         "max-waiting-requests",

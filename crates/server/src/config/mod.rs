@@ -57,6 +57,8 @@ pub struct Limits {
     pub requests_max: usize,
     /// Most bytes of requests being read and carried out.
     pub inflight_bytes_max: usize,
+    /// Most bytes of large answers that wait to be sent.
+    pub answer_bytes_max: usize,
     /// Most leases.
     pub leases_max: usize,
     /// Most HTTP/2 streams on one connection.
@@ -82,6 +84,7 @@ impl Default for Limits {
             connections_max: 16_384,
             requests_max: 65_536,
             inflight_bytes_max: 256 << 20,
+            answer_bytes_max: 256 << 20,
             leases_max: 1_000_000,
             streams_per_connection_max: u32::MAX,
             header_bytes_max: 64 << 10,
@@ -343,6 +346,7 @@ fn read_limits(settings: &Settings) -> Result<Limits, StartError> {
         connections_max: at_least_one(settings, "max-connections")?,
         requests_max: at_least_one(settings, "max-concurrent-requests")?,
         inflight_bytes_max: settings.bytes("max-inflight-bytes")?,
+        answer_bytes_max: settings.bytes("max-answer-bytes")?,
         leases_max: at_least_one(settings, "max-leases")?,
         streams_per_connection_max: settings.integer("max-concurrent-streams")?,
         header_bytes_max: settings.integer("max-header-bytes")?,

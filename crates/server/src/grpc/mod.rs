@@ -43,6 +43,21 @@ pub use track::Track;
 /// What a client may send beyond `max-request-bytes` before the transport refuses it, as in etcd.
 pub const OVERHEAD_BYTES: usize = 512 << 10;
 
+/// Answers up to this size do not count: they are bounded by the number of requests.
+const ANSWER_BYTES_UNCOUNTED: usize = 64 << 10;
+
+/// A large answer. It counts for as long as the connection has any part of it.
+struct CountedAnswer {
+    message: Bytes,
+    _taken: Taken<Arc<Gauge>>,
+}
+
+impl AsRef<[u8]> for CountedAnswer {
+    fn as_ref(&self) -> &[u8] {
+        &self.message
+    }
+}
+
 const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("application/grpc");
 
 /// Whether a request is gRPC's, and not plain HTTP.
@@ -321,8 +336,24 @@ impl<'a> Call<'a> {
         let reply = handler(self.client, decode(message)?).await?;
         let mut out = BytesMut::new();
         encode(&reply, &mut out);
-        track.sent(1, out.len());
-        Ok(out.freeze())
+        let message = self.counted(out.freeze())?;
+        track.sent(1, message.len());
+        Ok(message)
+    }
+
+    /// Counts a large answer until all of it is sent: a client may read slowly, or not at all. What may have changed something
+    /// is never refused for that, because a refusal says that nothing has happened.
+    fn counted(&self, message: Bytes) -> Result<Bytes, Status> {
+        if message.len() <= ANSWER_BYTES_UNCOUNTED {
+            return Ok(message);
+        }
+        let gauge = Arc::clone(&self.client.answers);
+        let taken = if self.method.is_proposed() {
+            Gauge::add(gauge, message.len()).1
+        } else {
+            Gauge::take_or_be_alone(gauge, message.len()).ok_or_else(|| Limit::AnswerBytes.refusal())?
+        };
+        Ok(Bytes::from_owner(CountedAnswer { message, _taken: taken }))
     }
 
     /// A method with one request and a stream of answers.

@@ -224,6 +224,7 @@ fn front(text: &mut Text, shared: &Shared) {
     );
     text.one("quorate_requests_open", "gauge", "Requests and streams under way.", shared.requests.used());
     text.one("quorate_requests_bytes", "gauge", "Bytes of requests under way.", shared.inflight.used());
+    text.one("quorate_answers_bytes", "gauge", "Bytes of large answers that wait to be sent.", shared.answers.used());
     let name = "etcd_server_client_requests_total";
     text.family(name, "counter", "Calls by kind and by the client's API version.");
     for (kind, versions) in ["unary", "stream"].into_iter().zip(&metrics.client_requests) {

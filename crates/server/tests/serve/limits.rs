@@ -1,6 +1,7 @@
 //! Every bound refuses with etcd's text, names its option beside it, and counts; or makes wait.
 
 use crate::harness::{TestServer, outcome, start};
+use prost::Message;
 use quorate_proto::etcdserverpb as pb;
 use quorate_proto::etcdserverpb::auth_client::AuthClient;
 use quorate_proto::etcdserverpb::kv_client::KvClient;
@@ -68,6 +69,43 @@ async fn many_requests() {
     server.lease().await.lease_grant(grant()).await.unwrap();
     let outcome = server.lease().await.lease_grant(grant()).await;
     check(&server, outcome, Code::ResourceExhausted, TOO_MANY, "max-leases").await;
+    server.server.shutdown().await;
+}
+
+/// A client that asks for a large answer and does not read it, on a connection that lives as long as what is returned.
+async fn slow_reader(server: &TestServer) -> (h2::RecvStream, h2::client::SendRequest<bytes::Bytes>) {
+    let stream = tokio::net::TcpStream::connect(&server.address).await.unwrap();
+    let (client, connection) = h2::client::handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    let mut client = client.ready().await.unwrap();
+    let request = http::Request::post("http://x/etcdserverpb.KV/Range").header("content-type", "application/grpc");
+    let (response, mut body) = client.send_request(request.body(()).unwrap(), false).unwrap();
+    let message = pb::RangeRequest { key: "a".into(), ..Default::default() }.encode_to_vec();
+    let framed = [&[0, 0, 0, 0, message.len() as u8][..], &message].concat();
+    body.send_data(framed.into(), true).unwrap();
+    (timeout(PATIENCE, response).await.expect("an answer").unwrap().into_body(), client)
+}
+
+#[tokio::test]
+async fn answers_that_nobody_reads() {
+    let server = start(&["--max-answer-bytes=500000"]).await;
+    let mut kv = server.kv().await;
+    kv.put(put(300_000)).await.unwrap();
+    let slow = slow_reader(&server).await;
+    let read = || pb::RangeRequest { key: "a".into(), ..Default::default() };
+    check(&server, kv.range(read()).await, Code::ResourceExhausted, TOO_MANY, "max-answer-bytes").await;
+    // Small answers, and those to writes, do not wait for anybody.
+    kv.range(pb::RangeRequest { keys_only: true, ..read() }).await.unwrap();
+    let overwritten = kv.put(pb::PutRequest { prev_kv: true, ..put(800_000) }).await.unwrap().into_inner();
+    assert_eq!(overwritten.prev_kv.unwrap().value.len(), 300_000);
+    drop(slow);
+    // Beyond the bound, but alone.
+    let read_alone = async {
+        while kv.range(read()).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, read_alone).await.expect("what was not read has gone with its connection");
     server.server.shutdown().await;
 }
 
