@@ -90,6 +90,21 @@ fn hierarchy() -> Result<(PathBuf, &'static str)> {
     bail!("no controller of memory under {}", root.display())
 }
 
+/// The most memory that a process has had since it started, in bytes; what it has in the page cache does not count.
+///
+/// # Errors
+/// When it is gone.
+pub fn peak_bytes(pid: u32) -> Result<u64> {
+    in_status(pid, "VmHWM:")
+}
+
+fn in_status(pid: u32, name: &str) -> Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let kib =
+        status.lines().find_map(|line| line.strip_prefix(name)?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+    Ok(kib.with_context(|| name.to_owned())? << 10)
+}
+
 /// What one process has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Usage {
@@ -105,11 +120,7 @@ impl Usage {
     /// # Errors
     /// When it is gone.
     pub fn of(pid: u32) -> Result<Usage> {
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-        let kib = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
-        let resident_bytes = kib.context("no VmRSS")? << 10;
+        let resident_bytes = in_status(pid, "VmRSS:")?;
         Ok(Usage { resident_bytes, descriptors: std::fs::read_dir(format!("/proc/{pid}/fd"))?.count() })
     }
 }
