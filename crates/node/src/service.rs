@@ -125,9 +125,14 @@ impl Service {
                 }
                 Err(_) => Err(Error::NotLeader),
             },
+            Ask::Forward(forward) if group.has_no_room_for(&forward.batch).await => {
+                Ok(Answer::Forward(pb::ForwardReply { not_leader: true, no_space: true }))
+            }
             Ask::Forward(forward) => match group.take_forwarded(forward.batch, forward.term).await {
-                Ok(()) => Ok(Answer::Forward(pb::ForwardReply { not_leader: false })),
-                Err(ProposeError::NotLeader) => Ok(Answer::Forward(pb::ForwardReply { not_leader: true })),
+                Ok(()) => Ok(Answer::Forward(pb::ForwardReply { not_leader: false, no_space: false })),
+                Err(ProposeError::NotLeader) => {
+                    Ok(Answer::Forward(pb::ForwardReply { not_leader: true, no_space: false }))
+                }
                 Err(_) => Err(Error::LeaderChanged),
             },
             ask @ (Ask::LeaseRenew(_) | Ask::LeaseRemaining(_) | Ask::LeaseList(_)) => {

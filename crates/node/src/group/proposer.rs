@@ -266,11 +266,20 @@ async fn take_back(state: Arc<GroupState>, own: Vec<u64>, term: u64, mut again: 
     again.send();
 }
 
-/// Waits for the leader's answers to batches, by their first number, and takes back those that it did not propose.
+/// Waits for the leader's answers to batches, by their first number, and takes back those that it did not propose. Who wants to
+/// write what the leader has no room for is told so.
 async fn take_answers(state: Arc<GroupState>, term: u64, answers: Vec<(u64, AnswerReceiver)>, mut again: Again) {
     let mut unsent = !again.batches.is_empty();
     for (first_seq, answer) in answers {
         let not_proposed = match answer.await {
+            Ok(Ok(pb::response::Kind::Forward(reply))) if reply.no_space => {
+                state.leader_room.note_none(term);
+                if let Some(rest) = state.waiters.refuse_for_space(state.member, first_seq, term) {
+                    unsent = true;
+                    again.batches.push(rest);
+                }
+                continue;
+            }
             Ok(Ok(pb::response::Kind::Forward(reply))) => reply.not_leader,
             Ok(Err(PeerError::NotConnected(_) | PeerError::Refused(_) | PeerError::Overloaded)) => true,
             // Lost on the way: the batch may be in the log. It is sent again only once that is settled, see

@@ -4,15 +4,19 @@
 //! raised through the log; from then on every member refuses what takes space when it applies it. INVARIANT(space-at-the-door):
 //! what differs between members, their size, is asked here and never at apply.
 //!
+//! A leader whose disk is full refuses what other members send it as well, and they remember it for a moment ([`LeaderRoom`]).
 //! The alarm of a full disk is raised and cleared by the same hand, see [`Upkeep`](super::Upkeep).
 
 use super::Group;
 use crate::Error;
+use bytes::Bytes;
+use quorate_core::codec::decode_batch;
 use quorate_core::{Alarm, AlarmKind, Command, Op, Rejection, Txn};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::time::Instant;
 
 /// What a put costs besides key and value, as in etcd.
 const PUT_BYTES: usize = 256;
@@ -29,6 +33,25 @@ const FREE_BYTES_MIN: u64 = 24 << 20;
 
 /// How long a write that a full disk refuses waits for the alarm to be raised.
 const FULL_DISK_ALARM_WAIT: Duration = Duration::from_millis(500);
+
+/// How long a member that heard from the leader that it has no room refuses without asking it again.
+const LEADER_FULL_FOR: Duration = Duration::from_millis(500);
+
+/// What this member knows of the room that a leader has: that it had none in a term, and until when that counts.
+#[derive(Default)]
+pub(crate) struct LeaderRoom(parking_lot::Mutex<Option<(u64, Instant)>>);
+
+impl LeaderRoom {
+    /// The leader of `term` says that it has no room.
+    pub(super) fn note_none(&self, term: u64) {
+        *self.0.lock() = Some((term, Instant::now() + LEADER_FULL_FOR));
+    }
+
+    /// Whether the leader of `term` had no room a moment ago.
+    fn is_used_up(&self, term: u64) -> bool {
+        self.0.lock().is_some_and(|(full, until)| full == term && Instant::now() < until)
+    }
+}
 
 /// The quota and what is in use.
 pub(crate) struct Space {
@@ -137,15 +160,45 @@ impl Group {
     /// Refuses what costs `cost` bytes if that goes beyond the quota, and raises the alarm then. A leader whose disk is full
     /// refuses it whether or not the alarm could be raised: there may be no room to log that.
     pub(crate) async fn admit_space(self: &Arc<Self>, cost: usize) -> Result<(), Error> {
-        let disk_full = self.log.is_short_of_space() || self.space.engine_full.load(Ordering::Relaxed);
-        if cost > 0 && disk_full && self.role.borrow().is_leader {
-            // If it does not come through in time, it does when there is room.
-            let _ = tokio::time::timeout(FULL_DISK_ALARM_WAIT, self.raise_no_space(None)).await;
+        if cost > 0 && self.is_full_leader() {
+            self.raise_full_disk().await;
+            return Err(Error::Rejected(Rejection::NoSpace));
+        }
+        if cost > 0 && self.leader_is_full() {
             return Err(Error::Rejected(Rejection::NoSpace));
         }
         let Some(used) = self.space.exceeds(self.state.store.tail_bytes(), cost) else { return Ok(()) };
         self.raise_no_space(Some(used)).await;
         Err(Error::Rejected(Rejection::NoSpace))
+    }
+
+    /// Whether this member leads, its disk is full, and a batch of another member takes space. Raises the alarm then.
+    pub(crate) async fn has_no_room_for(self: &Arc<Self>, batch: &Bytes) -> bool {
+        if !self.is_full_leader() {
+            return false;
+        }
+        // (Bytes that are no batch are refused by whoever applies them, with or without room.)
+        let takes_space = decode_batch(batch.clone())
+            .is_ok_and(|batch| batch.requests.iter().any(|request| command_cost(&request.command) > 0));
+        if takes_space {
+            self.raise_full_disk().await;
+        }
+        takes_space
+    }
+
+    fn is_full_leader(&self) -> bool {
+        let disk_full = self.log.is_short_of_space() || self.space.engine_full.load(Ordering::Relaxed);
+        disk_full && self.role.borrow().is_leader
+    }
+
+    fn leader_is_full(&self) -> bool {
+        let role = self.role.borrow();
+        !role.is_leader && self.state.leader_room.is_used_up(role.term)
+    }
+
+    /// Raises the alarm of a full disk. If it does not come through in time, it does when there is room.
+    async fn raise_full_disk(self: &Arc<Self>) {
+        let _ = tokio::time::timeout(FULL_DISK_ALARM_WAIT, self.raise_no_space(None)).await;
     }
 
     /// Raises the alarm if it does not stand; `exceeded_at` is what is in use, if the quota is why. Goes on if nobody waits.
@@ -175,6 +228,25 @@ impl Group {
     /// The alarm about this member's space.
     pub(crate) fn no_space_alarm(&self) -> Alarm {
         Alarm { member: self.state.member, kind: AlarmKind::NoSpace }
+    }
+}
+
+/// What a command costs: 0 if it takes no space, so that it is never refused for want of it.
+pub(super) fn command_cost(command: &Command) -> usize {
+    match command {
+        Command::Txn(txn) => txn_cost(txn),
+        Command::LeaseGrant { .. } => LEASE_BYTES,
+        Command::Compact { .. }
+        | Command::LeaseRevoke { .. }
+        | Command::LeaseCheckpoint { .. }
+        | Command::MemberPublish { .. }
+        | Command::MemberForget { .. }
+        | Command::AlarmActivate(_)
+        | Command::AlarmDeactivate(_)
+        | Command::ClusterVersionSet(_)
+        | Command::DowngradeEnable(_)
+        | Command::DowngradeCancel
+        | Command::Auth(_) => 0,
     }
 }
 
@@ -248,6 +320,17 @@ mod tests {
         space.note_alarm(false, false);
         space.note_alarm(true, false);
         assert_eq!(space.decide(look(0)), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn that_a_leader_has_no_room_counts_for_a_moment_and_for_its_term() {
+        let room = LeaderRoom::default();
+        assert!(!room.is_used_up(3));
+        room.note_none(3);
+        assert!(room.is_used_up(3));
+        assert!(!room.is_used_up(4), "another leader may have room");
+        tokio::time::advance(LEADER_FULL_FOR).await;
+        assert!(!room.is_used_up(3));
     }
 
     #[test]

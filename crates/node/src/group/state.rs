@@ -1,6 +1,7 @@
 //! What a group shares between its tasks: store, waiters, watch hub, lease clock, how far it has applied. Implements the
 //! apply hooks: this is where log order becomes answers and events.
 
+use super::space::LeaderRoom;
 use super::tokens::Tokens;
 use super::waiters::{Ready, Waiters};
 use crate::Error;
@@ -37,6 +38,7 @@ pub(crate) struct GroupState {
     pub(crate) hub: WatchHub,
     pub(crate) tokens: Tokens,
     pub(super) waiters: Waiters,
+    pub(super) leader_room: LeaderRoom,
     pub(super) leases: Mutex<LeaseClock>,
     /// The lease clock has something new to wait for.
     pub(super) lease_news: Notify,
@@ -124,6 +126,7 @@ impl GroupState {
             group,
             member,
             waiters: Waiters::new(env.random_u64()),
+            leader_room: LeaderRoom::default(),
             env,
             store,
             hub,

@@ -1,11 +1,14 @@
 //! Who waits for which command. A batch of commands is named by its origin (this member) and its first sequence number;
 //! whoever applies it here finds the waiters.
 
+use super::space::command_cost;
 use crate::Error;
 use crate::raft::{AppliedCommand, ApplyTimes};
 use crate::stages::{Stage, Stages};
 use bytes::Bytes;
 use parking_lot::Mutex;
+use quorate_core::codec::{BatchEncoder, decode_batch};
+use quorate_core::{MemberId, Rejection, Request};
 use quorate_sabotage::sabotage;
 use std::collections::BTreeMap;
 use tokio::sync::oneshot;
@@ -114,6 +117,40 @@ impl Waiters {
         Some(Ready { first_seq, body: batch.body.clone() })
     }
 
+    /// The batch that went out for `term` was certainly not proposed, because the leader has no room: whoever asked for what
+    /// takes space is told. What takes none is made a batch of its own, which may be sent.
+    pub(super) fn refuse_for_space(&self, member: MemberId, first_seq: u64, term: u64) -> Option<Ready> {
+        let batch = {
+            let mut inner = self.inner.lock();
+            inner.batches.get(&first_seq).filter(|batch| batch.sent_in == Some(term))?;
+            inner.batches.remove(&first_seq)?
+        };
+        // (What was encoded here can be decoded here. If not, nobody is left to wait for nothing.)
+        let requests = decode_batch(batch.body).map_or_else(|_| Vec::new(), |batch| batch.requests);
+        let mut requests = requests.into_iter();
+        let mut rest = Vec::new();
+        for waiter in batch.waiters {
+            match requests.next().filter(|request| command_cost(&request.command) == 0) {
+                Some(request) => rest.push((request, waiter)),
+                // Whoever asked may have given up.
+                None => drop(waiter.send(Err(Error::Rejected(Rejection::NoSpace)))),
+            }
+        }
+        if rest.is_empty() {
+            return None;
+        }
+        let first_seq = self.reserve(rest.len());
+        let mut encoder = BatchEncoder::new(member, first_seq);
+        let mut waiters = Vec::with_capacity(rest.len());
+        for (Request { caller, command }, waiter) in rest {
+            encoder.push(&caller, &command);
+            waiters.push(waiter);
+        }
+        let ready = Ready { first_seq, body: encoder.finish() };
+        self.register(&ready, waiters, batch.give_up);
+        Some(ready)
+    }
+
     /// The batch was applied.
     pub(super) fn resolve(&self, first_seq: u64, commands: Vec<AppliedCommand>, times: ApplyTimes) {
         let Some(batch) = self.inner.lock().batches.remove(&first_seq) else { return };
@@ -197,6 +234,7 @@ fn stages(sent: Instant, times: ApplyTimes) -> Stages {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use quorate_core::{Caller, Command, DeleteRange, KeyRange, Op, Put, Txn};
 
     fn registered(waiters: &Waiters) -> u64 {
         let first_seq = waiters.reserve(1);
@@ -212,6 +250,35 @@ mod tests {
         assert_eq!(waiters.mark_sent(seq, 2), Mark::Send);
         assert!(waiters.unsent(seq, 2).is_some());
         assert!(waiters.unsent(seq, 2).is_none(), "one refusal, one more attempt");
+    }
+
+    #[test]
+    fn for_want_of_space_only_what_takes_space_is_refused() {
+        let waiters = Waiters::new(0);
+        let member = MemberId::new(1);
+        let put = Op::Put(Put { key: "key".into(), value: "value".into(), ..Put::default() });
+        let delete = Op::DeleteRange(DeleteRange { range: KeyRange::Single("key".into()), prev_kv: false });
+        let first_seq = waiters.reserve(2);
+        let mut encoder = BatchEncoder::new(member, first_seq);
+        for op in [put, delete.clone()] {
+            encoder.push(&Caller::Anonymous, &Command::Txn(Txn::of(op)));
+        }
+        let (put_waits, mut put_outcome) = oneshot::channel();
+        let (delete_waits, mut delete_outcome) = oneshot::channel();
+        let ready = Ready { first_seq, body: encoder.finish() };
+        waiters.register(&ready, vec![put_waits, delete_waits], Instant::now());
+        assert_eq!(waiters.mark_sent(first_seq, 2), Mark::Send);
+        assert!(waiters.refuse_for_space(member, first_seq, 1).is_none(), "a refusal of another term");
+
+        let rest = waiters.refuse_for_space(member, first_seq, 2).expect("the delete is left");
+        assert!(matches!(put_outcome.try_recv(), Ok(Err(Error::Rejected(Rejection::NoSpace)))));
+        let batch = decode_batch(rest.body).expect("a batch");
+        assert_eq!((batch.first_seq, batch.requests.len()), (rest.first_seq, 1));
+        assert_eq!(batch.requests[0].command, Command::Txn(Txn::of(delete)));
+        assert_eq!(waiters.mark_sent(first_seq, 2), Mark::Gone);
+        assert_eq!(waiters.mark_sent(rest.first_seq, 2), Mark::Send);
+        waiters.fail_all(&Error::Stopped);
+        assert!(matches!(delete_outcome.try_recv(), Ok(Err(Error::Stopped))));
     }
 
     #[test]
