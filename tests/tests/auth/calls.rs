@@ -76,7 +76,8 @@ pub fn refusal(status: &Status) -> String {
     format!("{} {}", status.code() as i32, status.message())
 }
 
-fn show<A: Debug>(outcome: Result<A, Status>) -> String {
+/// An answer or a refusal as text.
+pub fn show<A: Debug>(outcome: Result<A, Status>) -> String {
     match outcome {
         Ok(answer) => format!("ok {}", mask(&format!("{answer:?}"))),
         Err(status) => refusal(&status),
@@ -100,7 +101,8 @@ async fn ready(channel: Channel) -> Result<Grpc<Channel>, Status> {
     Ok(grpc)
 }
 
-fn request<Q>(message: Q, metadata: Metadata) -> Request<Q> {
+/// A request with metadata.
+pub fn request<Q>(message: Q, metadata: Metadata) -> Request<Q> {
     let mut request = Request::new(message);
     *request.metadata_mut() = metadata;
     request

@@ -14,7 +14,8 @@ use crate::users::{auth_disable, auth_enable, role_add, role_grant, user_add, us
 
 const REQUESTS: &str = include_str!("requests.txt");
 
-async fn with_users(flags: &[&str]) -> Option<Pair> {
+/// Servers with users that have logged in, authentication on.
+pub async fn with_users(flags: &[&str]) -> Option<Pair> {
     let flags: Vec<String> = flags.iter().map(|&flag| flag.to_owned()).collect();
     let mut pair = Pair::start(&flags).await?;
     let a = prefix("a/");

@@ -8,4 +8,5 @@ mod other;
 mod pair;
 mod recipes;
 mod script;
+mod streams;
 mod users;
