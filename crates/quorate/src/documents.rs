@@ -21,7 +21,7 @@ const ETCDS_COMMANDS: &str = "
 const ABSENT: &[&str] = &["etcdutl hashkv", "etcdutl migrate", "etcd gateway", "etcd grpc-proxy"];
 
 /// Options of `cargo xtask sim` and `cargo xtask bench`.
-const DEVELOPERS: &str = "mode seed seeds shrink twice verbose json svg";
+const DEVELOPERS: &str = "bug calls mode seed seeds shrink twice verbose json svg";
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
