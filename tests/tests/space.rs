@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use quorate_proto::etcdserverpb::alarm_request::AlarmAction;
 use quorate_proto::etcdserverpb::{
     AlarmMember, AlarmRequest, AlarmType, CompactionRequest, DefragmentRequest, DeleteRangeRequest, LeaseGrantRequest,
-    PutRequest, RequestOp, StatusResponse, TxnRequest, request_op::Request,
+    MoveLeaderRequest, PutRequest, RequestOp, StatusResponse, TxnRequest, request_op::Request,
 };
 use quorate_tests::client::Client;
 use quorate_tests::cluster::{Cluster, ClusterSpec};
@@ -129,6 +129,35 @@ async fn a_quota_that_is_used_up_refuses_what_takes_space_and_nothing_else() {
         }
         client.put("small", "1").await.expect("there is space again");
         assert!(status(&client).await.errors.is_empty());
+    })
+    .await;
+}
+
+/// etcd's members raise the alarm when they apply what is too much for them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_whose_quota_is_used_up_says_so_to_what_others_send_it() {
+    with_cluster(ClusterSpec::new(3).quorate_flag("--wal-segment-bytes=4194304"), async |mut cluster| {
+        let leader = cluster.wait_leader().await;
+        let (small, other) = ((leader + 1) % 3, (leader + 2) % 3);
+        cluster.kill9(small);
+        cluster.restart_with(small, &[&format!("--quota-backend-bytes={QUOTA}")]);
+        cluster.wait_serving().await;
+        let target_id = status(&cluster.client(small)).await.header.expect("a header").member_id;
+        let client = cluster.client(leader);
+        client.within(client.maintenance().move_leader(MoveLeaderRequest { target_id })).await.expect("it moves");
+
+        let client = cluster.client(other);
+        client.put("old", "1").await.expect("there is space");
+        assert_no_space(Err::<(), _>(fill(&client).await));
+        assert_eq!(alarms(&client).await, [AlarmMember { member_id: target_id, alarm: AlarmType::Nospace.into() }]);
+        let delete = DeleteRangeRequest { key: "old".into(), ..DeleteRangeRequest::default() };
+        let deleted = client.within(client.kv().delete_range(delete)).await.expect("deletes go on");
+        assert_eq!(deleted.deleted, 1);
+        free_space(&cluster, &client).await;
+        if !cluster.is_quorate() {
+            disarm(&client).await;
+        }
+        eventually("there is space again", async || client.put("small", "1").await.is_ok()).await;
     })
     .await;
 }

@@ -173,17 +173,27 @@ impl Group {
     }
 
     /// Whether this member leads, its disk is full, and a batch of another member takes space. Raises the alarm then.
+    ///
+    /// If the batch goes beyond the leader's quota, and the disk has room, the alarm is raised and the batch is taken: it comes
+    /// behind the alarm in the log, so that every member refuses what takes space in it, and carries out the rest.
     pub(crate) async fn has_no_room_for(self: &Arc<Self>, batch: &Bytes) -> bool {
-        if !self.is_full_leader() {
+        let (is_leader, is_full) = (self.role.borrow().is_leader, self.is_full_leader());
+        // No put costs more than that for each of its bytes in the batch: far from the quota nobody has to look into it.
+        let cost_max = batch.len().saturating_mul(PUT_BYTES);
+        if !is_leader || !is_full && self.space.exceeds(self.state.store.tail_bytes(), cost_max).is_none() {
             return false;
         }
         // (Bytes that are no batch are refused by whoever applies them, with or without room.)
-        let takes_space = decode_batch(batch.clone())
-            .is_ok_and(|batch| batch.requests.iter().any(|request| command_cost(&request.command) > 0));
-        if takes_space {
+        let cost = decode_batch(batch.clone())
+            .map_or(0, |batch| batch.requests.iter().map(|request| command_cost(&request.command)).sum());
+        if cost > 0 && is_full {
             self.raise_full_disk().await;
+            return true;
         }
-        takes_space
+        if let Some(used) = self.space.exceeds(self.state.store.tail_bytes(), cost) {
+            self.raise_no_space(Some(used)).await;
+        }
+        false
     }
 
     fn is_full_leader(&self) -> bool {
