@@ -443,66 +443,80 @@ impl Plan {
 
 const RATE_MAX: f64 = 1.05;
 
-/// Faults that are rare, or hard: a few in a run.
-fn draw_more_faults(random: &mut Random, members: usize, learners: usize, length: Duration) -> Vec<(Duration, Fault)> {
-    let kinds: Vec<u64> = (0..6).filter(|_| random.chance(250)).collect();
+/// Which faults of a family there are, and how many.
+struct Often {
+    /// Kinds of the family.
+    kinds: u64,
+    /// Of a thousand runs, how many have a kind.
+    chance: u64,
+    /// Most faults of one kind.
+    most: u64,
+}
+
+/// Faults of a family, each on one of `machines` somewhere in the run. `draw` gives none if a cluster cannot have the kind.
+fn draw_often(
+    random: &mut Random,
+    often: Often,
+    machines: usize,
+    length: Duration,
+    draw: impl Fn(&mut Random, u64, usize) -> Option<Fault>,
+) -> Vec<(Duration, Fault)> {
+    let kinds: Vec<u64> = (0..often.kinds).filter(|_| random.chance(often.chance)).collect();
     let mut faults = Vec::new();
     for kind in kinds {
-        for _ in 0..random.between(1, 2) {
-            let machine = random.below((members + learners) as u64) as usize;
+        for _ in 0..random.between(1, often.most) {
+            let machine = random.below(machines as u64) as usize;
             let at = random.millis(500, length.as_millis() as u64);
-            let fault = match kind {
-                0 => Fault::Restart { machine },
-                1 => {
-                    let free_bytes = random.below(100_000);
-                    Fault::FullDisk { machine, free_bytes, length: random.millis(500, 8000) }
-                }
-                2 => Fault::WallClock { machine, by_ms: random.between(0, 7_200_000) as i64 - 3_600_000 },
-                3 if members > 2 => Fault::LoseDisk { machine: machine % members, unnoticed: random.millis(0, 6000) },
-                4 if members > 2 => {
-                    let kind = *random.pick(&[Damage::Bit, Damage::LostSector, Damage::StraySector]);
-                    let live = random.chance(400);
-                    Fault::Damage { machine: machine % members, kind, place: random.number(), live }
-                }
-                5 if learners > 0 => Fault::Promote,
-                _ => continue,
-            };
-            faults.push((at, fault));
+            faults.extend(draw(random, kind, machine).map(|fault| (at, fault)));
         }
     }
     faults
 }
 
+/// Faults that are rare, or hard: a few in a run.
+fn draw_more_faults(random: &mut Random, members: usize, learners: usize, length: Duration) -> Vec<(Duration, Fault)> {
+    let often = Often { kinds: 6, chance: 250, most: 2 };
+    draw_often(random, often, members + learners, length, |random, kind, machine| {
+        Some(match kind {
+            0 => Fault::Restart { machine },
+            1 => {
+                let free_bytes = random.below(100_000);
+                Fault::FullDisk { machine, free_bytes, length: random.millis(500, 8000) }
+            }
+            2 => Fault::WallClock { machine, by_ms: random.between(0, 7_200_000) as i64 - 3_600_000 },
+            3 if members > 2 => Fault::LoseDisk { machine: machine % members, unnoticed: random.millis(0, 6000) },
+            4 if members > 2 => {
+                let kind = *random.pick(&[Damage::Bit, Damage::LostSector, Damage::StraySector]);
+                let live = random.chance(400);
+                Fault::Damage { machine: machine % members, kind, place: random.number(), live }
+            }
+            5 if learners > 0 => Fault::Promote,
+            _ => return None,
+        })
+    })
+}
+
 /// Faults at moments at which much is at stake, and such as need several things at once.
 fn draw_aimed_faults(random: &mut Random, members: usize, length: Duration) -> Vec<(Duration, Fault)> {
-    let kinds: Vec<u64> = (0..6).filter(|_| random.chance(300)).collect();
-    let mut faults = Vec::new();
-    for kind in kinds {
-        for _ in 0..random.between(1, 4) {
-            let machine = random.below(members as u64) as usize;
-            let at = random.millis(500, length.as_millis() as u64);
-            let fault = match kind {
-                0 => {
-                    let delay_ms = *random.pick(&[20, 100, 400]);
-                    Fault::SlowDisk { machine, delay_ms, length: random.millis(500, 6000) }
-                }
-                1 => Fault::PowerCutAtTerm { machine, down: random.millis(0, 300), chance: random.number() },
-                2 if members > 1 => {
-                    Fault::IsolateLeader { clients: random.chance(250), length: random.millis(2000, 9000) }
-                }
-                3 => {
-                    let delay_ms = *random.pick(&[100, 1000, 4000]);
-                    Fault::SlowClients { machine, delay_ms, length: random.millis(1000, 6000) }
-                }
-                4 if members > 2 => Fault::ReturnRemoved { machine },
-                // While everybody waits for the disk.
-                5 => Fault::PowerCutAll { down: random.millis(0, 500), chance: random.number() },
-                _ => continue,
-            };
-            faults.push((at, fault));
-        }
-    }
-    faults
+    let often = Often { kinds: 6, chance: 300, most: 4 };
+    draw_often(random, often, members, length, |random, kind, machine| {
+        Some(match kind {
+            0 => {
+                let delay_ms = *random.pick(&[20, 100, 400]);
+                Fault::SlowDisk { machine, delay_ms, length: random.millis(500, 6000) }
+            }
+            1 => Fault::PowerCutAtTerm { machine, down: random.millis(0, 300), chance: random.number() },
+            2 if members > 1 => Fault::IsolateLeader { clients: random.chance(250), length: random.millis(2000, 9000) },
+            3 => {
+                let delay_ms = *random.pick(&[100, 1000, 4000]);
+                Fault::SlowClients { machine, delay_ms, length: random.millis(1000, 6000) }
+            }
+            4 if members > 2 => Fault::ReturnRemoved { machine },
+            // While everybody waits for the disk.
+            5 => Fault::PowerCutAll { down: random.millis(0, 500), chance: random.number() },
+            _ => return None,
+        })
+    })
 }
 
 /// Sequences of faults, each of which one after the other is not likely to make.
@@ -512,30 +526,23 @@ fn draw_sharp_faults(
     self_rebuild: bool,
     length: Duration,
 ) -> Vec<(Duration, Fault)> {
-    let kinds: Vec<u64> = (0..3).filter(|_| random.chance(350)).collect();
-    let mut faults = Vec::new();
-    for kind in kinds {
-        for _ in 0..random.between(1, 3) {
-            let machine = random.below(members as u64) as usize;
-            let at = random.millis(500, length.as_millis() as u64);
-            let fault = match kind {
-                0 if members > 2 => {
-                    Fault::StallLeader { pause: random.millis(2000, 4000), alone: random.millis(4500, 8000) }
-                }
-                1 => {
-                    let (times, gap) = (random.between(2, 8) as u32, random.millis(200, 1500));
-                    Fault::CrashLoop { machine, times, gap }
-                }
-                2 if self_rebuild => {
-                    let kind = *random.pick(&[Damage::Bit, Damage::LostSector]);
-                    Fault::Damage { machine, kind, place: random.number(), live: true }
-                }
-                _ => continue,
-            };
-            faults.push((at, fault));
-        }
-    }
-    faults
+    let often = Often { kinds: 3, chance: 350, most: 3 };
+    draw_often(random, often, members, length, |random, kind, machine| {
+        Some(match kind {
+            0 if members > 2 => {
+                Fault::StallLeader { pause: random.millis(2000, 4000), alone: random.millis(4500, 8000) }
+            }
+            1 => {
+                let (times, gap) = (random.between(2, 8) as u32, random.millis(200, 1500));
+                Fault::CrashLoop { machine, times, gap }
+            }
+            2 if self_rebuild => {
+                let kind = *random.pick(&[Damage::Bit, Damage::LostSector]);
+                Fault::Damage { machine, kind, place: random.number(), live: true }
+            }
+            _ => return None,
+        })
+    })
 }
 
 fn draw_faults(
