@@ -2,10 +2,10 @@
 
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use crate::cargo::{cargo, target_dir};
-use crate::step::exec;
+use crate::step::{self, exec};
 
 /// How long CI does it: most kinds of faults once.
 const CI_MINUTES: &str = "1.2";
@@ -23,8 +23,7 @@ pub fn run(args: &[String]) -> Result<()> {
 
 /// CI's part: another seed each day. The binaries are built.
 pub fn sample() -> Result<()> {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).context("a clock before 1970")?;
-    let day = (now.as_secs() / 86_400).to_string();
+    let day = step::day().to_string();
     let bin = target_dir().join("debug");
     let mut command = Command::new(bin.join("quorate-chaos"));
     command.args(["--seed", &day, "--minutes", CI_MINUTES, "--members", "3", "--engine", "mixed"]);

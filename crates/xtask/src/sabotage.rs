@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::cargo::{cargo, target_dir, workspace_root};
-use crate::step::exec;
+use crate::step::{self, exec};
 
 const USAGE: &str = "\
 usage: cargo xtask sabotage [--bug NAME] [--seeds N] [--seed FIRST] [--sample K] [--day D] [--jobs N] [--dev] [--program PATH]
@@ -97,9 +97,16 @@ pub fn run(args: &[String]) -> Result<()> {
 }
 
 fn parse(args: &[String]) -> Result<Options> {
-    let day = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() / 86_400);
-    let mut options =
-        Options { bugs: Vec::new(), seeds: 60, first: 1, sample: None, day, jobs: 2, dev: false, program: None };
+    let mut options = Options {
+        bugs: Vec::new(),
+        seeds: 60,
+        first: 1,
+        sample: None,
+        day: step::day(),
+        jobs: 2,
+        dev: false,
+        program: None,
+    };
     let mut rest = args.iter();
     while let Some(word) = rest.next() {
         let mut value = || rest.next().with_context(|| format!("{word} needs a value\n{USAGE}"));

@@ -1,7 +1,7 @@
 //! Named steps that run one after another, each with its time, and a summary that says which failed.
 
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
 
@@ -71,4 +71,9 @@ fn describe(command: &Command) -> String {
         .chain(command.get_args().map(|arg| arg.to_string_lossy().into_owned()))
         .collect::<Vec<_>>()
         .join(" ")
+}
+
+/// Today, in days since 1970: by it CI's part of something long is another one each day.
+pub fn day() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() / 86_400)
 }
