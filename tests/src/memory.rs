@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, bail};
 
+use crate::server::run_by;
+
 /// A control group with a limit of memory; removed when dropped. What the processes in it have in the page cache counts, and is
 /// given back before the limit hurts.
 #[derive(Debug)]
@@ -43,14 +45,7 @@ impl MemoryGroup {
         let mut outer = Command::new("sh");
         // The shell enters, and becomes the program.
         outer.args(["-c", "echo $$ > \"$0\" && exec \"$@\""]).arg(self.dir.join("cgroup.procs"));
-        outer.arg(command.get_program()).args(command.get_args());
-        for (name, value) in command.get_envs() {
-            match value {
-                Some(value) => outer.env(name, value),
-                None => outer.env_remove(name),
-            };
-        }
-        outer
+        run_by(outer, command)
     }
 
     /// How often the kernel has killed a process in it for want of memory.

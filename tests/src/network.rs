@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, bail};
 
+use crate::server::run_by;
+
 /// Nobody has this hardware address.
 const NOWHERE: &str = "02:00:00:00:00:ff";
 
@@ -75,14 +77,7 @@ impl Network {
                 // Not `ip netns exec`: that makes a mount namespace, too, in which a disk stays mounted after its power cut.
                 let mut outer = Command::new("nsenter");
                 outer.arg(format!("--net=/run/netns/{}", namespaces.name(index)));
-                outer.arg(command.get_program()).args(command.get_args());
-                for (name, value) in command.get_envs() {
-                    match value {
-                        Some(value) => outer.env(name, value),
-                        None => outer.env_remove(name),
-                    };
-                }
-                outer
+                run_by(outer, &command)
             }
         }
     }

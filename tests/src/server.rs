@@ -83,3 +83,15 @@ fn build() -> Result<PathBuf> {
     }
     Ok(target.join(if cfg!(debug_assertions) { "debug" } else { "release" }).join("quorate"))
 }
+
+/// `outer`, which runs `command`, with its arguments and environment.
+pub(crate) fn run_by(mut outer: Command, command: &Command) -> Command {
+    outer.arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => outer.env(name, value),
+            None => outer.env_remove(name),
+        };
+    }
+    outer
+}
