@@ -123,8 +123,8 @@ fn load(options: &ClientOptions) -> Result<Arc<rustls::ClientConfig>, Error> {
     let provider = options.policy.provider();
     let crl = options.crl.as_deref();
     let verifier = match &options.trust {
-        Trust::System => verify::of_servers(files::system_roots()?, crl, &options.allowed, &provider)?,
-        Trust::File(path) => verify::of_servers(files::roots(path)?, crl, &options.allowed, &provider)?,
+        Trust::System => verify::of_servers(files::trusted_by_system()?, crl, &options.allowed, &provider)?,
+        Trust::File(path) => verify::of_servers(files::trusted(path)?, crl, &options.allowed, &provider)?,
         Trust::Anybody => verify::of_nobody(&provider),
     };
     let builder = rustls::ClientConfig::builder_with_provider(Arc::clone(&provider))

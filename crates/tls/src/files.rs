@@ -53,18 +53,27 @@ pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, 
     Ok(found)
 }
 
+/// Whom to trust.
+pub(crate) struct Trusted {
+    /// Who may sign certificates.
+    pub roots: RootCertStore,
+    /// The same ones as they are in the file, for those who show one of them. None of the system's: nobody here has a key.
+    pub certificates: Vec<CertificateDer<'static>>,
+}
+
 /// The certificates that are trusted to sign others.
-pub(crate) fn roots(path: &Path) -> Result<RootCertStore, Error> {
-    let mut store = RootCertStore::empty();
-    for certificate in certificates(path)? {
-        let added = store.add(certificate);
+pub(crate) fn trusted(path: &Path) -> Result<Trusted, Error> {
+    let certificates = certificates(path)?;
+    let mut roots = RootCertStore::empty();
+    for certificate in &certificates {
+        let added = roots.add(certificate.clone());
         added.map_err(|error| Error::file(path, format!("a certificate in it cannot sign others: {error}")))?;
     }
-    Ok(store)
+    Ok(Trusted { roots, certificates })
 }
 
 /// The certificates that this machine trusts.
-pub(crate) fn system_roots() -> Result<RootCertStore, Error> {
+pub(crate) fn trusted_by_system() -> Result<Trusted, Error> {
     let found = rustls_native_certs::load_native_certs();
     let mut store = RootCertStore::empty();
     // Systems carry old certificates that nobody can use any more.
@@ -75,7 +84,7 @@ pub(crate) fn system_roots() -> Result<RootCertStore, Error> {
             "this machine trusts no certificate authority{why}: name the one that signed the server's certificate"
         )));
     }
-    Ok(store)
+    Ok(Trusted { roots: store, certificates: Vec::new() })
 }
 
 /// The revocation lists in a file, PEM or DER.

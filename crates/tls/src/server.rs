@@ -229,8 +229,8 @@ fn load(options: &ServerOptions) -> Result<Loaded, Error> {
     let verifier = match &options.clients {
         ClientCertificates::NotAsked => WebPkiClientVerifier::no_client_auth(),
         ClientCertificates::Required { trusted, crl, allowed, .. } => {
-            let roots = trusted.as_deref().map_or_else(files::system_roots, files::roots)?;
-            verify::of_clients(roots, crl.as_deref(), allowed, &provider)?
+            let trusted = trusted.as_deref().map_or_else(files::trusted_by_system, files::trusted)?;
+            verify::of_clients(trusted, crl.as_deref(), allowed, &provider)?
         }
     };
     let certified = options.key_pair.load(&provider)?;

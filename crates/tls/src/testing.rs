@@ -101,6 +101,25 @@ impl Authority {
 }
 
 impl Identity {
+    /// One that is its own authority, as `openssl req -x509` makes them.
+    pub fn self_signed(common_name: &str, hosts: &[&str]) -> Self {
+        Self::self_signed_for(common_name, hosts, Vec::new())
+    }
+
+    /// Likewise, for servers alone.
+    pub fn self_signed_server(common_name: &str, hosts: &[&str]) -> Self {
+        Self::self_signed_for(common_name, hosts, vec![ExtendedKeyUsagePurpose::ServerAuth])
+    }
+
+    fn self_signed_for(common_name: &str, hosts: &[&str], purposes: Vec<ExtendedKeyUsagePurpose>) -> Self {
+        let mut params = params(common_name, hosts);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.extended_key_usages = purposes;
+        let key = SigningKey::generate().expect("a key");
+        let certificate = params.self_signed(&key).expect("a certificate");
+        Self { certificate, key, serial: 0 }
+    }
+
     /// The certificate, in DER.
     pub fn der(&self) -> &[u8] {
         self.certificate.der()

@@ -220,6 +220,43 @@ async fn the_dialling_side_checks_too() {
 }
 
 #[tokio::test]
+async fn a_certificate_that_is_its_own_authority_gets_in_where_it_is_trusted_itself() {
+    let mut stage = Stage::new();
+    let own = Identity::self_signed("own", &[HOST]);
+    let files = own.write(stage.path(), "own");
+    let (alice, bob) = (stage.ca.issue("alice", &[]), Identity::self_signed("own", &[HOST]));
+    stage.server.key_pair = KeyPair { cert: files.cert.clone(), key: files.key };
+    let trusting = |trusted: PathBuf, mut server: ServerOptions| {
+        let ClientCertificates::Required { trusted: file, .. } = &mut server.clients else { panic!("{server:?}") };
+        *file = Some(trusted);
+        Server::new(server).unwrap()
+    };
+    let server = trusting(files.cert.clone(), stage.server.clone());
+    let client = |identity| ClientOptions { trust: Trust::File(files.cert.clone()), ..stage.client(Some(identity)) };
+    assert_eq!(meet(&server, client(&own)).await, ("ok own".into(), "hello".into()));
+    // Neither with the same name, nor signed by another, nor by that file for what it says that it is not for.
+    for stranger in [&bob, &alice] {
+        let said = meet(&server, client(stranger)).await.0;
+        assert!(!said.starts_with("ok"), "{said}");
+    }
+    let for_servers = Identity::self_signed_server("own", &[HOST]);
+    let for_servers_file = for_servers.write(stage.path(), "for_servers").cert;
+    let said = meet(&trusting(for_servers_file, stage.server.clone()), client(&for_servers)).await.0;
+    assert!(!said.starts_with("ok"), "{said}");
+    // The dialling side still looks at names, and both at who is allowed.
+    let elsewhere = ClientOptions { server_name: Some("elsewhere.example".into()), ..client(&own) };
+    let told = meet(&server, elsewhere).await.1;
+    assert!(told.starts_with("the certificate of localhost is for other names"), "{told}");
+    let untrusted = ClientOptions { trust: Trust::File(stage.path().join("ca.pem")), ..client(&own) };
+    assert_eq!(meet(&server, untrusted).await.0, "refused_by_peer");
+    let nobody = Allowed::CommonNames(vec!["x".into()]);
+    assert_eq!(meet(&server, ClientOptions { allowed: nobody.clone(), ..client(&own) }).await.0, "refused_by_peer");
+    let own = client(&own);
+    let server = trusting(files.cert.clone(), stage.allow(nobody).server.clone());
+    assert_eq!(meet(&server, own).await.0, "not_allowed");
+}
+
+#[tokio::test]
 async fn versions_must_meet() {
     let mut stage = Stage::new();
     let alice = stage.ca.issue("alice", &[]);
