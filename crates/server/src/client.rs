@@ -3,11 +3,16 @@
 
 use crate::auth::{Credentials, prove};
 use crate::shared::Shared;
-use quorate_core::Caller;
-use quorate_node::Node;
+use crate::status::status;
+use quorate_core::{Caller, Rejection};
+use quorate_node::{Error, Node};
 use std::ops::Deref;
 use std::sync::Arc;
 use tonic::Status;
+
+/// How often a name is proven again for one request. Each time it takes another change of users or roles within the
+/// moment that a request takes.
+const PROOFS_MAX: u32 = 8;
 
 /// The server, as one client may use it.
 #[derive(Clone)]
@@ -44,6 +49,37 @@ impl Client {
         let caller = prove(&self.shared, &self.credentials).await?;
         self.node = self.shared.system.on_behalf_of(caller);
         Ok(())
+    }
+
+    /// Carries out what the client asks for. If users or roles change between the proof of its name and the answer, nothing
+    /// was done, and the name is proven again: a client that logged in once need not know of other people's changes. (etcd
+    /// up to 3.4 does so; since then it refuses, and leaves that to its clients, of which most do not.)
+    ///
+    /// # Errors
+    /// Those of the call. That the proof is old, if it cannot be renewed: a JSON web token says itself how old it is.
+    pub async fn ask<R: Clone, T, F: Future<Output = Result<T, Error>>>(
+        &self,
+        request: R,
+        call: impl Fn(Node, R) -> F,
+    ) -> Result<T, Status> {
+        let Caller::User { auth_revision, .. } = self.node.caller() else {
+            return call(self.node.clone(), request).await.map_err(|error| status(&error));
+        };
+        let mut proven = *auth_revision;
+        let mut outcome = call(self.node.clone(), request.clone()).await;
+        for _ in 0..PROOFS_MAX {
+            if !matches!(outcome, Err(Error::Rejected(Rejection::AuthOldRevision))) {
+                break;
+            }
+            let client = self.proven().await?;
+            match client.node.caller() {
+                Caller::User { auth_revision, .. } if *auth_revision > proven => proven = *auth_revision,
+                Caller::User { .. } => break,
+                Caller::System | Caller::Anonymous => {}
+            }
+            outcome = call(client.node, request.clone()).await;
+        }
+        outcome.map_err(|error| status(&error))
     }
 
     /// The client's name, if it is proven.

@@ -16,7 +16,7 @@ pub async fn range(client: &Client, request: pb::RangeRequest) -> Result<pb::Ran
     if sabotage!(FrontReadsSerializable) {
         request.serializable = true;
     }
-    let answer = client.node.range(request).await.map_err(|error| status(&error))?;
+    let answer = client.ask(request, |node, request| async move { node.range(request).await }).await?;
     let mut response = convert::range_response(convert::header(answer.header), answer.body);
     if sabotage!(FrontLimitDropsMore) {
         response.more = false;
@@ -41,7 +41,7 @@ pub async fn put(client: &Client, request: pb::PutRequest) -> Result<pb::PutResp
     let put = convert::put_request(request);
     check_put(&put).map_err(rejected)?;
     let txn = only(Op::Put(put));
-    let answer = client.node.txn(txn).await.map_err(|error| status(&error))?;
+    let answer = client.ask(txn, |node, txn| async move { node.txn(txn).await }).await?;
     convert::put_answer(answer)
 }
 
@@ -50,7 +50,7 @@ pub async fn delete_range(client: &Client, request: pb::DeleteRangeRequest) -> R
     let delete = convert::delete_request(request);
     check_delete(&delete).map_err(rejected)?;
     let txn = only(Op::DeleteRange(delete));
-    let answer = client.node.txn(txn).await.map_err(|error| status(&error))?;
+    let answer = client.ask(txn, |node, txn| async move { node.txn(txn).await }).await?;
     convert::delete_answer(answer)
 }
 
@@ -62,7 +62,7 @@ fn only(op: Op) -> Txn {
 pub async fn txn(client: &Client, request: pb::TxnRequest) -> Result<pb::TxnResponse, Status> {
     let txn = convert::txn_request(request, client.txn_ops_max)?;
     check_txn(&txn, client.txn_ops_max).map_err(rejected)?;
-    let answer = client.node.txn(txn).await.map_err(|error| status(&error))?;
+    let answer = client.ask(txn, |node, txn| async move { node.txn(txn).await }).await?;
     Ok(convert::txn_answer(answer))
 }
 

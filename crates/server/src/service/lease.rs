@@ -28,7 +28,7 @@ pub async fn grant(client: &Client, request: pb::LeaseGrantRequest) -> Result<pb
 
 /// Revokes a lease.
 pub async fn revoke(client: &Client, request: pb::LeaseRevokeRequest) -> Result<pb::LeaseRevokeResponse, Status> {
-    let answer = client.node.lease_revoke(LeaseId::new(request.id)).await.map_err(|error| status(&error))?;
+    let answer = client.ask(LeaseId::new(request.id), |node, id| async move { node.lease_revoke(id).await }).await?;
     Ok(pb::LeaseRevokeResponse { header: Some(convert::header(answer.header)) })
 }
 
@@ -37,8 +37,9 @@ pub async fn time_to_live(
     client: &Client,
     request: pb::LeaseTimeToLiveRequest,
 ) -> Result<pb::LeaseTimeToLiveResponse, Status> {
+    let lease = LeaseId::new(request.id);
     let answer =
-        client.node.lease_time_to_live(LeaseId::new(request.id), request.keys).await.map_err(|error| status(&error))?;
+        client.ask(lease, |node, lease| async move { node.lease_time_to_live(lease, request.keys).await }).await?;
     Ok(convert::lease_time_to_live(answer))
 }
 

@@ -169,6 +169,30 @@ async fn a_role_that_is_taken_away_counts_at_once() {
     server.server.shutdown().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn other_peoples_changes_disturb_no_call_by_a_token() {
+    let server = TestServer::with_users(&[]).await;
+    let ann = server.token("ann").await;
+    let (root, mut roles) = (server.token("root").await, server.auth().await);
+    let changes = async {
+        for number in 0..100 {
+            let role = pb::AuthRoleAddRequest { name: format!("role{number}") };
+            roles.role_add(with(Some(&root), role)).await.unwrap();
+        }
+    };
+    let calls = async || {
+        let mut kv = server.kv().await;
+        for _ in 0..100 {
+            let put = pb::PutRequest { key: "a/1".into(), ..Default::default() };
+            assert_eq!(outcome(kv.put(with(Some(&ann), put)).await), "ok");
+            let range = pb::RangeRequest { key: "a/1".into(), ..Default::default() };
+            assert_eq!(outcome(kv.range(with(Some(&ann), range)).await), "ok");
+        }
+    };
+    tokio::join!(changes, calls(), calls(), calls());
+    server.server.shutdown().await;
+}
+
 #[tokio::test]
 async fn watchers_are_refused_one_by_one_and_in_order() {
     let server = TestServer::with_users(&[]).await;
