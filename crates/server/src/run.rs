@@ -160,7 +160,7 @@ impl Server {
         config.node.flush_observer = Some(FsyncObserver(Arc::new(move |took| observed.observe(took))));
         let audit = config.audit.as_ref().map(AuditLog::open).transpose()?;
         let tokens = Tokens::load(&config.auth_token)?;
-        let passwords = Passwords::new(config.login_queue_max, Arc::clone(&env)).map_err(StartError::Config)?;
+        let passwords = Passwords::new(config.login_queue_max, Arc::clone(&env));
         let node = Node::start_in(config.node.clone(), env).await.map_err(StartError::Node)?;
         let stopping = CancellationToken::new();
         let (leaderless, no_leader) = LeaderWatch::new(node.clone(), config.node.election_timeout);

@@ -22,25 +22,24 @@ const THREADS_MAX: usize = 4;
 /// Costs of an imported bcrypt hash: more would hold a thread for minutes.
 const BCRYPT_COST_MAX: u32 = 16;
 
+/// What a password is verified against if there is no user: a hash as new ones are, in which salt and result are numbers by chance.
+/// No password is known that has it, and whoever knew one would gain nothing. Made once and for all, since hashing is what is slow.
+const NOBODY: &str =
+    "$argon2id$v=19$m=19456,t=2,p=1$xoZ5ORHT14UWMn1XxG+4QQ$+tM8UigK5gbMenhv86dchaqgqgNuFS0wxMO97NeT4v8";
+
 /// Hashes and verifies.
 pub struct Passwords {
     env: Arc<dyn Env>,
     threads: Arc<Semaphore>,
     queue: Gauge,
-    /// Of a password that nobody has: what a password is verified against if there is no user.
-    nobody: PasswordHash,
 }
 
 impl Passwords {
     /// `queue_max` may be under way or wait.
-    ///
-    /// # Errors
-    /// Hashing does not work.
-    pub fn new(queue_max: usize, env: Arc<dyn Env>) -> Result<Self, String> {
+    pub fn new(queue_max: usize, env: Arc<dyn Env>) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let nobody = hash("")?;
         let threads = Arc::new(Semaphore::new(cores.min(THREADS_MAX)));
-        Ok(Self { env, threads, queue: Gauge::new(queue_max), nobody })
+        Self { env, threads, queue: Gauge::new(queue_max) }
     }
 
     /// Hashes a new password.
@@ -57,7 +56,7 @@ impl Passwords {
     /// Too many requests.
     pub async fn verify(&self, hash: Option<PasswordHash>, password: String) -> Result<bool, Status> {
         let known = hash.is_some();
-        let hash = hash.unwrap_or_else(|| self.nobody.clone());
+        let hash = hash.unwrap_or_else(|| PasswordHash::new(NOBODY));
         let right = self.work(move || verify(&hash, &password)).await?;
         Ok(right && known)
     }
@@ -127,7 +126,7 @@ mod tests {
     use quorate_node::env::OsEnv;
 
     fn passwords(queue_max: usize) -> Passwords {
-        Passwords::new(queue_max, Arc::new(OsEnv::new())).unwrap()
+        Passwords::new(queue_max, Arc::new(OsEnv::new()))
     }
 
     #[tokio::test]
@@ -140,6 +139,20 @@ mod tests {
         assert!(!passwords.verify(Some(hash), "Pass".into()).await.unwrap());
         assert!(!passwords.verify(None, "pass".into()).await.unwrap());
         assert!(!passwords.verify(Some(PasswordHash::new("nonsense")), "nonsense".into()).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn verifying_a_password_of_nobody_does_all_that_it_does_for_a_user() {
+        let new = passwords(8).hash("pass".into()).await.unwrap();
+        let (new, nobody) = (Argon2Hash::new(new.expose()).unwrap(), Argon2Hash::new(NOBODY).unwrap());
+        let costs = |hash: &Argon2Hash<'_>| {
+            let (salt, output) = (hash.salt.unwrap().len(), hash.hash.unwrap().len());
+            (hash.algorithm.to_string(), hash.version, hash.params.to_string(), salt, output)
+        };
+        assert_eq!(costs(&nobody), costs(&new));
+        // It is compared with what was computed, and not refused before: a shape that cannot be verified is another error.
+        let refused = Argon2::default().verify_password(b"pass", &nobody);
+        assert_eq!(refused, Err(argon2::password_hash::Error::Password));
     }
 
     #[tokio::test]
