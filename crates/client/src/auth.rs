@@ -1,6 +1,9 @@
 //! The token that proves who the client is.
 //!
-//! Knows when a token is needed, not how to reach a server. Guarantees that at most one login runs at a time.
+//! Knows when a token is needed, and how long new ones are tried; not how to reach a server. Guarantees that at most one login
+//! runs at a time.
+
+use std::time::Duration;
 
 use quorate_proto::etcdserverpb::{AuthenticateRequest, AuthenticateResponse};
 use tokio::sync::{Mutex, MutexGuard};
@@ -8,6 +11,41 @@ use tonic::metadata::{Ascii, MetadataValue};
 
 use crate::Error;
 use crate::error::text;
+
+/// Pauses between new tokens, all together, before a refusal is believed: for a call or a watch. A member that has just been
+/// started, or been given the state of another, knows no token from before, so that a new one may be refused as well if that happens
+/// to several members, or to one again and again. That passes; a server that refuses all tokens does not. The time in which no
+/// token could be had does not count.
+pub(crate) const PAUSES_MAX: Duration = Duration::from_secs(3);
+
+const PAUSE_MIN: Duration = Duration::from_millis(20);
+const PAUSE_MAX: Duration = Duration::from_millis(500);
+
+/// The refusals of tokens that one call or one watch has met, one after the other.
+#[derive(Debug, Default)]
+pub(crate) struct Refusals {
+    met: bool,
+    pause: Duration,
+    paused: Duration,
+}
+
+impl Refusals {
+    /// After which pause a new token is to be tried; `None` if this refusal is to be believed.
+    pub(crate) fn next(&mut self) -> Option<Duration> {
+        if self.met {
+            self.pause = (self.pause * 2).clamp(PAUSE_MIN, PAUSE_MAX);
+        }
+        // At first without a pause: most often the token was merely old.
+        self.met = true;
+        self.paused += self.pause;
+        (self.paused <= PAUSES_MAX).then_some(self.pause)
+    }
+
+    /// Whether there was one.
+    pub(crate) fn any(&self) -> bool {
+        self.met
+    }
+}
 
 /// A token that a server gave.
 #[derive(Clone, PartialEq, Eq)]
@@ -105,5 +143,21 @@ impl std::fmt::Debug for Auth {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         // Neither the password nor the token belongs into a log.
         f.debug_struct("Auth").field("user", &self.user.as_ref().map(|(name, _)| name)).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn new_tokens_are_tried_at_once_at_first_and_then_with_longer_pauses_but_not_for_ever() {
+        let mut refusals = Refusals::default();
+        assert!(!refusals.any());
+        let pauses: Vec<Duration> = std::iter::from_fn(|| refusals.next()).collect();
+        assert!(refusals.any());
+        let in_ms: Vec<u128> = pauses.iter().map(Duration::as_millis).collect();
+        assert_eq!(in_ms, [0, 20, 40, 80, 160, 320, 500, 500, 500, 500]);
+        assert!(pauses.iter().sum::<Duration>() <= PAUSES_MAX);
     }
 }

@@ -17,7 +17,7 @@ use tonic::transport::Channel;
 use tonic::{Request, Response, Status, Streaming};
 use tonic_prost::ProstCodec;
 
-use crate::auth::{Auth, Token};
+use crate::auth::{Auth, Refusals, Token};
 use crate::connector::Tls;
 use crate::endpoints::{Endpoint, Endpoints};
 use crate::error::{Verdict, is_about_token, is_worth_reading_elsewhere, judge};
@@ -25,9 +25,6 @@ use crate::{ConnectOptions, Error};
 
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_millis(500);
-
-/// New tokens that are tried for a call one after the other, before the refusal is believed.
-const NEW_TOKENS_MAX: u32 = 3;
 
 /// Shortest time that an attempt gets before the next endpoint is asked.
 const ATTEMPT_MIN: Duration = Duration::from_millis(200);
@@ -96,24 +93,28 @@ impl Transport {
         self.call::<ServerStream<A>, Q>(method, request, timeout).await
     }
 
-    /// Makes a call with the current token, and again with new ones if the servers do not know it any more. One that has just
-    /// been given the state of another knows none from before, so that the first new one may be refused as well.
+    /// Makes a call with the current token, and again with new ones if the servers do not know it any more.
     async fn call<S, Q>(&self, method: Method, request: Q, timeout: Duration) -> Result<S::Answer, Error>
     where
         S: Shape,
         Q: Message + Clone + 'static,
     {
         let deadline = Instant::now() + timeout;
-        let mut refused = 0;
+        let mut refusals = Refusals::default();
         loop {
             let token = self.token(deadline).await?;
-            match self.call_with::<S, Q>(token.as_ref(), method, &request, deadline).await {
-                Err(error) if self.is_about_token(&error) && refused < NEW_TOKENS_MAX => {
-                    self.auth.forget(token.as_ref());
-                    refused += 1;
-                }
-                result => return result,
+            let result = self.call_with::<S, Q>(token.as_ref(), method, &request, deadline).await;
+            let refusal = match &result {
+                Err(Error::Rejected { message, .. }) if self.auth.has_user() && is_about_token(message) => message,
+                Ok(_) | Err(_) => return result,
+            };
+            let Some(pause) = refusals.next() else { return result };
+            self.auth.forget(token.as_ref());
+            if Instant::now() + pause >= deadline {
+                let text = format!("no token was accepted in time, the last one was refused: {refusal}");
+                return Err(Error::unavailable(&Status::deadline_exceeded(text)));
             }
+            sleep(pause.mul_f64(rand::random_range(0.5..=1.0))).await;
         }
     }
 
@@ -216,10 +217,6 @@ impl Transport {
         }
         let answer = self.call_with::<Unary<_>, _>(None, METHOD, &login.request(), deadline).await;
         login.finish(answer)
-    }
-
-    fn is_about_token(&self, error: &Error) -> bool {
-        self.auth.has_user() && matches!(error, Error::Rejected { message, .. } if is_about_token(message))
     }
 
     fn request<Q>(&self, method: Method, message: Q, token: Option<&Token>, until: Option<Instant>) -> Request<Q> {

@@ -23,6 +23,7 @@ use tonic::{Code, Status, Streaming};
 use super::cursor::Cursor;
 use super::{Batch, Event};
 use crate::Error;
+use crate::auth::Refusals;
 use crate::endpoints::Endpoint;
 use crate::error::{is_about_token, text};
 use crate::kv::revision_of;
@@ -37,9 +38,6 @@ const REQUESTS_MAX: usize = 32;
 
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_millis(500);
-
-/// Tokens that are tried for a watch one after the other, before the refusal is believed.
-const TOKENS_MAX: u32 = 10;
 
 /// Id in answers that are about all watches of a stream.
 const ALL_WATCHES: i64 = -1;
@@ -78,8 +76,8 @@ struct Watch {
     end: Arc<Mutex<Option<Error>>>,
     confirm: Option<oneshot::Sender<Result<i64, Error>>>,
     place: Place,
-    /// How often it was refused with the token of a stream, and asked for again with a new one.
-    refusals: u32,
+    /// Since it was on a stream last, or asked for.
+    refusals: Refusals,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -223,7 +221,7 @@ impl Hub {
             end: create.end,
             confirm: Some(create.confirm),
             place: Place::Wanted,
-            refusals: 0,
+            refusals: Refusals::default(),
         };
         self.watches.insert(key, watch);
         self.want(key);
@@ -351,7 +349,7 @@ impl Hub {
         let revision = revision_of(response.header);
         watch.cursor.created(revision);
         watch.place = Place::Live(response.watch_id);
-        watch.refusals = 0;
+        watch.refusals = Refusals::default();
         self.live.insert(response.watch_id, key);
         if let Some(confirm) = watch.confirm.take() {
             // If the caller has given up waiting, the reader is gone too and the watch will be removed.
@@ -360,23 +358,16 @@ impl Hub {
     }
 
     /// A refusal may be due to an old token, and some servers do not say so. The token belongs to the stream, so a new
-    /// one needs a new stream. A member that has just been given the state of another knows no token from before, so that
-    /// the new one may be refused as well.
+    /// one needs a new stream.
     fn try_with_new_token(&mut self, key: Key, response: &WatchResponse) -> bool {
         let reason = &response.cancel_reason;
-        let most = match is_about_token(reason) {
-            true => TOKENS_MAX,
-            false => u32::from(reason.ends_with(text::PERMISSION_DENIED)),
-        };
-        match self.watches.get_mut(&key) {
-            Some(watch) if self.transport.has_user() && watch.refusals < most => {
-                watch.refusals += 1;
-                self.transport.forget_token();
-                self.restart();
-                true
-            }
-            Some(_) | None => false,
-        }
+        let Some(watch) = self.watches.get_mut(&key).filter(|_| self.transport.has_user()) else { return false };
+        let may_be_old = is_about_token(reason) || (reason.ends_with(text::PERMISSION_DENIED) && !watch.refusals.any());
+        let Some(pause) = may_be_old.then(|| watch.refusals.next()).flatten() else { return false };
+        self.transport.forget_token();
+        self.backoff = pause;
+        self.restart();
+        true
     }
 
     fn on_progress(&mut self, key: Key, revision: i64, asked_for: bool) {

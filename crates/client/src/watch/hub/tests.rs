@@ -211,19 +211,23 @@ async fn a_final_refusal_of_the_stream_ends_all_watches() {
     assert!(matches!(hub.link, Link::Idle));
 }
 
-#[tokio::test]
-async fn several_tokens_are_tried_before_it_is_believed_that_none_will_do() {
+#[tokio::test(start_paused = true)]
+async fn new_tokens_are_tried_for_a_time_before_it_is_believed_that_none_will_do() {
     let mut hub = hub_with(ConnectOptions::new().user("app", "secret"));
     let mut reader = watch(&mut hub, 8);
     let reason = "rpc error: code = Unauthenticated desc = etcdserver: invalid auth token";
-    for round in 1..=i64::from(TOKENS_MAX) {
+    let (begin, mut round) = (Instant::now(), 0);
+    loop {
+        round += 1;
         assert_eq!(sent(&mut hub), format!("create {round} from 0"));
         refused(&mut hub, round, reason);
-        hub.handle(Input::Retry);
+        let Link::Waiting(until) = hub.link else { break };
         assert!(reader.confirmation().is_none());
+        sleep_until(until).await;
+        hub.handle(Input::Retry);
     }
-    refused(&mut hub, i64::from(TOKENS_MAX) + 1, reason);
     assert!(matches!(reader.confirmation(), Some(Err(Error::WatchCanceled { .. }))));
+    assert!(round > 6 && begin.elapsed() <= crate::auth::PAUSES_MAX, "{round} in {:?}", begin.elapsed());
 }
 
 #[tokio::test]
