@@ -160,7 +160,7 @@ pub(crate) fn configured_members(config: &Config) -> Result<ConfiguredMembers, E
     let mut by_name: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     let mut seen = BTreeSet::new();
     for (name, url) in &config.initial_cluster {
-        crate::urls::host_port(url).map_err(|e| Error::Fatal(format!("--initial-cluster: {e}")))?;
+        crate::urls::place(url).map_err(|e| Error::Fatal(format!("--initial-cluster: {e}")))?;
         if !seen.insert(url) {
             let all: Vec<_> = config.initial_cluster.iter().map(|(name, url)| format!("{name}={url}")).collect();
             return Err(Error::Fatal(format!(

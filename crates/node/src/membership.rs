@@ -200,7 +200,7 @@ fn find(group: &Group, id: u64) -> Result<RaftMember, Error> {
 }
 
 fn check_urls(urls: &[String]) -> Result<(), Error> {
-    if urls.is_empty() || urls.iter().any(|url| crate::urls::host_port(url).is_err()) {
+    if urls.is_empty() || urls.iter().any(|url| crate::urls::place(url).is_err()) {
         return Err(Error::MemberBadUrls);
     }
     Ok(())

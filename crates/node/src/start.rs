@@ -238,7 +238,7 @@ impl Running {
 fn check(config: &Config) -> Result<(), Error> {
     let urls = config.listen_peer_urls.iter().chain(&config.initial_advertise_peer_urls);
     for url in urls {
-        urls::host_port(url).map_err(Error::Fatal)?;
+        urls::place(url).map_err(Error::Fatal)?;
     }
     if config.election_timeout < config.heartbeat_interval * 5 {
         return Err(Error::Fatal(format!(

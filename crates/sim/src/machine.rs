@@ -8,7 +8,7 @@ use crate::network::Network;
 use crate::random::Random;
 use parking_lot::Mutex;
 use quorate_node::env::{Accepted, BoxFuture, ByteStream, Env, Listener};
-use quorate_node::urls::host_port;
+use quorate_node::urls::{Place, place};
 use quorate_node::{Config, Node, Restore, Restored};
 use quorate_server::{Endpoint, Server, ServerConfig};
 use quorate_storage::engine::RedbEngine;
@@ -484,17 +484,16 @@ impl Env for SimEnv {
     fn connect(&self, url: String) -> BoxFuture<io::Result<Box<dyn ByteStream>>> {
         let doors = self.doors.clone();
         let peer_clock = move |machine: usize| doors[machine].clock();
-        match host_port(&url) {
+        match address(&url) {
             Ok(address) => {
                 Box::pin(self.network.clone().connect(self.machine, self.clock.clone(), peer_clock, address))
             }
-            Err(error) => Box::pin(async move { Err(io::Error::other(error)) }),
+            Err(error) => Box::pin(async move { Err(error) }),
         }
     }
 
     fn listen(&self, url: String) -> BoxFuture<io::Result<Box<dyn Listener>>> {
-        let address = host_port(&url).map_err(io::Error::other);
-        let listening = address.and_then(|address| self.network.listen(self.machine, address));
+        let listening = address(&url).and_then(|address| self.network.listen(self.machine, address));
         Box::pin(async move { Ok(Box::new(SimListener(listening?)) as Box<dyn Listener>) })
     }
 
@@ -561,5 +560,13 @@ impl redb::StorageBackend for EngineFile {
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         self.0.write_at(offset, data)
+    }
+}
+
+/// `host:port` of a URL.
+fn address(url: &str) -> io::Result<String> {
+    match place(url).map_err(io::Error::other)? {
+        Place::Tcp(address) => Ok(address),
+        Place::Unix(_) => Err(io::Error::other(format!("{url}: no file of the simulated network"))),
     }
 }

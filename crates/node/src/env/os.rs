@@ -1,18 +1,18 @@
 //! The real outside: the operating system.
 
 use super::{Accepted, BoxFuture, ByteStream, Env, Listener};
-use crate::urls;
+use crate::urls::{self, Place};
 use fs4::fs_std::FileExt;
 use quorate_wal::{Disk, OsDisk};
 use std::fs::OpenOptions;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use tokio::net::{TcpListener, TcpSocket, TcpStream, ToSocketAddrs, lookup_host};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, ToSocketAddrs, UnixListener, UnixStream, lookup_host};
 
 /// TLS between members.
 #[derive(Clone, Debug)]
@@ -111,21 +111,21 @@ impl Env for OsEnv {
     fn connect(&self, url: String) -> BoxFuture<io::Result<Box<dyn ByteStream>>> {
         let tls = self.peer_tls.as_ref().map(|tls| tls.client.clone());
         Box::pin(async move {
-            let address = urls::host_port(&url).map_err(io::Error::other)?;
+            let place = urls::place(&url).map_err(io::Error::other)?;
             let tls = match (urls::is_tls(&url), tls) {
                 (false, _) => None,
                 (true, Some(tls)) => Some(tls),
                 (true, None) => return Err(no_tls()),
             };
-            let stream = TcpStream::connect(&address).await?;
-            stream.set_nodelay(true)?;
-            Ok(match tls {
-                None => Box::new(stream) as Box<dyn ByteStream>,
-                Some(tls) => {
+            match place {
+                Place::Tcp(address) => {
+                    let stream = TcpStream::connect(&address).await?;
+                    stream.set_nodelay(true)?;
                     let host = address.rsplit_once(':').map_or(address.as_str(), |(host, _)| host);
-                    Box::new(tls.connect(stream, host).await?)
+                    secure(stream, tls, host).await
                 }
-            })
+                Place::Unix(path) => secure(UnixStream::connect(path).await?, tls, HOST_OF_SOCKETS).await,
+            }
         })
     }
 
@@ -133,13 +133,18 @@ impl Env for OsEnv {
         let tls = self.peer_tls.as_ref().and_then(|tls| tls.server.clone());
         let reuse_port = self.reuse_port;
         Box::pin(async move {
-            let address = urls::host_port(&url).map_err(io::Error::other)?;
+            let place = urls::place(&url).map_err(io::Error::other)?;
             let tls = match (urls::is_tls(&url), tls) {
                 (false, _) => None,
                 (true, Some(tls)) => Some(tls),
                 (true, None) => return Err(no_tls()),
             };
-            Ok(Box::new(Tcp { listener: bind(address, reuse_port).await?, tls }) as Box<dyn Listener>)
+            Ok(match place {
+                Place::Tcp(address) => {
+                    Box::new(Tcp { listener: bind(address, reuse_port).await?, tls }) as Box<dyn Listener>
+                }
+                Place::Unix(path) => Box::new(Unix::bind(path, tls)?),
+            })
         })
     }
 
@@ -170,6 +175,34 @@ fn no_tls() -> io::Error {
     io::Error::other("TLS between members is not set up (--peer-cert-file, --peer-key-file, --peer-trusted-ca-file)")
 }
 
+/// What the certificate behind a socket in the file system must be for.
+const HOST_OF_SOCKETS: &str = "localhost";
+
+async fn secure<S: ByteStream + 'static>(
+    stream: S,
+    tls: Option<quorate_tls::Client>,
+    host: &str,
+) -> io::Result<Box<dyn ByteStream>> {
+    Ok(match tls {
+        None => Box::new(stream),
+        Some(tls) => Box::new(tls.connect(stream, host).await?),
+    })
+}
+
+/// Takes a stream that has been accepted, `from` an address if it has one.
+fn opening<S: ByteStream + 'static>(
+    stream: S,
+    tls: Option<quorate_tls::Server>,
+    from: Option<SocketAddr>,
+) -> BoxFuture<io::Result<Box<dyn ByteStream>>> {
+    Box::pin(async move {
+        Ok(match tls {
+            None => Box::new(stream) as Box<dyn ByteStream>,
+            Some(tls) => Box::new(tls.accept(stream, from).await.map_err(io::Error::other)?.0),
+        })
+    })
+}
+
 struct Tcp {
     listener: TcpListener,
     tls: Option<quorate_tls::Server>,
@@ -180,24 +213,49 @@ impl Listener for Tcp {
         Box::pin(async move {
             let (stream, from) = self.listener.accept().await?;
             stream.set_nodelay(true)?;
-            let tls = self.tls.clone();
-            let opening = Box::pin(async move {
-                Ok(match tls {
-                    None => Box::new(stream) as Box<dyn ByteStream>,
-                    Some(tls) => {
-                        let (stream, _) = tls.accept(stream, Some(from)).await.map_err(io::Error::other)?;
-                        Box::new(stream)
-                    }
-                })
-            });
-            Ok(Accepted { opening, from: from.to_string() })
+            Ok(Accepted { opening: opening(stream, self.tls.clone(), Some(from)), from: from.to_string() })
         })
+    }
+}
+
+/// A socket in the file system, which goes with it.
+struct Unix {
+    listener: UnixListener,
+    path: PathBuf,
+    tls: Option<quorate_tls::Server>,
+}
+
+impl Unix {
+    /// What a process that was killed left there is removed; not so if somebody answers.
+    fn bind(path: PathBuf, tls: Option<quorate_tls::Server>) -> io::Result<Self> {
+        if path.exists() && std::os::unix::net::UnixStream::connect(&path).is_err() {
+            std::fs::remove_file(&path)?;
+        }
+        Ok(Self { listener: UnixListener::bind(&path)?, path, tls })
+    }
+}
+
+impl Listener for Unix {
+    fn accept(&mut self) -> Pin<Box<dyn Future<Output = io::Result<Accepted>> + Send + '_>> {
+        Box::pin(async move {
+            let (stream, _) = self.listener.accept().await?;
+            let from = self.path.display().to_string();
+            Ok(Accepted { opening: opening(stream, self.tls.clone(), None), from })
+        })
+    }
+}
+
+impl Drop for Unix {
+    fn drop(&mut self) {
+        // It may be gone already; whoever comes next removes what nobody answers on.
+        let _ = std::fs::remove_file(&self.path);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     #[tokio::test]
     async fn a_port_is_shared_by_those_who_all_ask_for_it() {
@@ -213,5 +271,27 @@ mod tests {
         let first = bind("127.0.0.1:0", false).await.unwrap();
         let error = bind(first.local_addr().unwrap(), true).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[tokio::test]
+    async fn a_socket_in_the_file_system_is_taken_over_from_the_dead_and_not_from_the_living() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("peer.sock");
+        let url = format!("unix://{}", path.display());
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        let env = OsEnv::new();
+        let mut listener = env.listen(url.clone()).await.unwrap();
+        let (accepted, mut dialled) =
+            tokio::join!(listener.accept(), async { env.connect(url.clone()).await.unwrap() });
+        let mut accepted = accepted.unwrap().opening.await.unwrap();
+        accepted.write_all(b"hello").await.unwrap();
+        let mut heard = [0; 5];
+        dialled.read_exact(&mut heard).await.unwrap();
+        assert_eq!(&heard, b"hello");
+        let error = env.listen(url.clone()).await.map(|_| ()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        drop(listener);
+        assert!(!path.exists());
+        assert!(env.connect(url).await.is_err());
     }
 }
