@@ -328,8 +328,10 @@ impl PermissionArgs {
             return Err(Failure::arguments(text));
         }
         let role = self.words.remove(0);
+        // As it was typed: an empty one stands for the first key.
+        let from = self.words[0].clone();
         let (key, range_end) = self.range()?;
-        let (from, to) = (String::from_utf8_lossy(&key).into_owned(), String::from_utf8_lossy(&range_end).into_owned());
+        let to = String::from_utf8_lossy(&range_end);
         let done = match &range_end[..] {
             b"" => format!("Permission of key {from} is revoked from role {role}"),
             b"\0" => format!("Permission of range [{from}, <open ended> is revoked from role {role}"),

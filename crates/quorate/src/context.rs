@@ -151,9 +151,11 @@ impl Context {
     pub async fn client_of(&self, endpoints: &[String]) -> Result<Client, Failure> {
         let options = &self.options;
         let ping_interval = options.keepalive_time.max(Duration::from_secs(10));
+        // As in etcdctl, 0 is no limit but the command's.
+        let dial_timeout = if options.dial_timeout.is_zero() { options.command_timeout } else { options.dial_timeout };
         let mut connect = ConnectOptions::new()
             .timeout(options.command_timeout)
-            .connect_timeout(options.dial_timeout)
+            .connect_timeout(dial_timeout)
             .ping(ping_interval, options.keepalive_timeout);
         if let Some((name, password)) = self.credentials()? {
             connect = connect.user(name, password);
