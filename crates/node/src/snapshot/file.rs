@@ -8,6 +8,7 @@ use crate::{Error, snapshot::SNAPSHOT_MAGIC};
 use quorate_core::{Record, Revision};
 use quorate_storage::{Installer, SnapshotMeta};
 use quorate_wal::{Disk, DiskFile};
+use sha2::{Digest, Sha256};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,6 +17,8 @@ use std::sync::Arc;
 pub(super) const HASH_BYTES: u64 = 32;
 /// All else comes in sectors: so the length of a file tells whether the hash is there.
 pub(super) const SECTOR_BYTES: u64 = 512;
+/// How much of a file is read at a time to hash it.
+const HASHED_AT_ONCE: usize = 1 << 20;
 /// Where a bbolt database has its magic number.
 const BOLT_MAGIC_OFFSET: usize = 16;
 const BOLT_MAGIC: [u8; 4] = 0xED0C_DAED_u32.to_le_bytes();
@@ -105,6 +108,19 @@ impl Place {
         Ok(())
     }
 
+    fn hash_of_body(&self) -> Result<[u8; HASH_BYTES as usize], Error> {
+        let (mut sha, mut offset) = (Sha256::new(), 0);
+        let mut bytes = vec![0; HASHED_AT_ONCE];
+        while offset < self.body_end {
+            let left = usize::try_from(self.body_end - offset).unwrap_or(usize::MAX);
+            let bytes = &mut bytes[..left.min(HASHED_AT_ONCE)];
+            self.read(offset, bytes)?;
+            sha.update(&*bytes);
+            offset += bytes.len() as u64;
+        }
+        Ok(sha.finalize().into())
+    }
+
     /// Compares the hash at the end with what was found, if that is asked for.
     pub fn check_hash(&self, found: [u8; HASH_BYTES as usize]) -> Result<(), Error> {
         if !self.has_hash() || self.hash == HashCheck::Skipped {
@@ -139,6 +155,10 @@ impl Opened {
         }
         if head.starts_with(SNAPSHOT_MAGIC) {
             return BlockFile::open(place).map(Box::new).map(Self::Blocks);
+        }
+        if place.has_hash() {
+            // As it seems, it was one: say that it is damaged, in etcd's words.
+            place.check_hash(place.hash_of_body()?)?;
         }
         Err(place.refuse(0, "this is not a snapshot that `quorate snapshot save` or `etcdctl snapshot save` made"))
     }

@@ -391,7 +391,9 @@ async fn what_is_refused_is_said_in_words() {
     let end = database.len() - 32;
     assert_eq!(refused(&database[..end]), format!("at offset {end}: {missing}"));
     expect!["at offset 0: this is not a snapshot that `quorate snapshot save` or `etcdctl snapshot save` made"]
-        .assert_eq(&refused(&changed(&blocks(), 0)));
+        .assert_eq(&refused(b"something else"));
+    let headless = refused(&changed(&blocks(), 0));
+    assert!(headless.starts_with("at offset 512: expected sha256 ["), "{headless}");
     expect!["at offset 8: the checksum of the block does not match"].assert_eq(&refused(&changed(&blocks(), 20)));
     expect!["at offset 500: there is something behind the end"].assert_eq(&refused(&changed(&blocks(), 500)));
     expect!["at offset 0: the checksum of the bytes up to 53248 does not match"]
@@ -400,6 +402,8 @@ async fn what_is_refused_is_said_in_words() {
         .assert_eq(&refused(&database[..8192]));
     let damaged = changed(&of_etcd(database.clone()), 20000);
     assert!(refused(&damaged).starts_with(&format!("at offset {end}: expected sha256 [")), "{}", refused(&damaged));
+    let headless = [&[0; 512], &database[512..]].concat();
+    assert!(refused(&headless).starts_with(&format!("at offset {end}: expected sha256 [")), "{}", refused(&headless));
     // A copy of the file that an etcd works on has no hash: its status can be told, but it is not restored as if it were whole.
     assert!(status_of(&of_etcd(database.clone())[..end]).is_ok());
     let opened =
