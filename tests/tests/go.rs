@@ -56,7 +56,6 @@ const SKIPPED: &[(&[&str], &str)] = &[
         &["TestBalancerUnderServerStopInflightSerializableGetOnRestart"],
         "a process serves when it has found a leader, as etcd's does",
     ),
-    (&["TestBalancerSupportLearner"], "the code since etcd 3.6 is one after which the client of 3.4 gives up"),
     (&["TestWatchFragment"], "count on one message of 10 MiB: ours are cut at 1 MiB, between revisions"),
     (&["TestV3AuthWithLeaseRevokeWithRoot"], "ask for a lease's keys as nobody, which etcd 3.6 refuses, too"),
     (&["TestV3LeaseCheckpoint", "TestV3LeaseFailover", "TestTLSReload"], "reach into a member"),

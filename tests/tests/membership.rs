@@ -2,12 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use quorate_proto::etcdserverpb::{MemberAddRequest, MemberListRequest, MemberPromoteRequest, MemberRemoveRequest};
-use quorate_tests::client::Client;
+use quorate_proto::etcdserverpb::{
+    MemberAddRequest, MemberListRequest, MemberPromoteRequest, MemberRemoveRequest, RangeRequest,
+};
+use quorate_tests::client::{Client, bytes};
 use quorate_tests::cluster::{Cluster, ClusterSpec, PATIENCE};
 use quorate_tests::engine_tests;
 use quorate_tests::engines::Engines;
-use tonic::{Code, Status};
+use tonic::{Code, Request, Status};
 
 // Who is a member is the log's matter, and the engines' only where a new member is filled: that runs on every set, the rest
 // in turn.
@@ -117,6 +119,17 @@ async fn a_learner_serves_only_what_needs_no_vote(engines: Engines) {
     let refused = client.put("key/4", "other").await.expect_err("a write to a learner");
     assert_refused_for_learner(&refused);
     assert!(client.status().await.expect("status").is_learner);
+    if !cluster.is_quorate() {
+        return;
+    }
+    // etcd's clients before 3.6 ask another member after `Unavailable` alone, which was the code for this then.
+    for (version, code) in [("3.5", Code::Unavailable), ("3.6", Code::FailedPrecondition)] {
+        let mut request = Request::new(RangeRequest { key: bytes("key/4"), ..RangeRequest::default() });
+        request.metadata_mut().insert("client-api-version", version.parse().unwrap());
+        let refused = client.kv().range(request).await.expect_err("a linearizable read from a learner");
+        assert_refused_for_learner(&refused);
+        assert_eq!(refused.code(), code, "a client that knows {version}");
+    }
 }
 
 async fn a_removed_member_stops(engines: Engines) {

@@ -31,6 +31,9 @@ const ACTIVE_ELECTIONS: u32 = 2;
 /// How long to wait for another change to finish.
 const BUSY_PAUSE: Duration = Duration::from_millis(50);
 
+/// How long a learner that is to be promoted has to catch up, if it is there.
+const LEARNER_PATIENCE: Duration = Duration::from_secs(1);
+
 /// How long whoever asks for a change waits.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(7);
 
@@ -83,6 +86,9 @@ struct Turn {
 
 impl Turn {
     async fn run(self) {
+        if let Change::Promote(id) = self.change {
+            await_learner(&self.group, &self.config, id).await;
+        }
         let _turn = self.group.changing.lock().await;
         let outcome = loop {
             // Nobody waits any more for what has not begun.
@@ -255,6 +261,18 @@ fn caught_up(group: &Group, id: u64) -> bool {
     }
     let (last, _) = group.raft.log_position();
     group.raft.matching().get(&id).is_some_and(|matching| *matching * 100 >= last * READY_PERCENT)
+}
+
+/// Between a learner's own word that it is ready and the leader's knowing it there is a moment, in which it must not be refused.
+/// Waits for that, but for no learner that does not answer.
+async fn await_learner(group: &Group, config: &Config, id: u64) {
+    let caught_up = async {
+        while !caught_up(group, id) && active(group, config)(id) {
+            tokio::time::sleep(BUSY_PAUSE).await;
+        }
+    };
+    // Then the promotion is refused.
+    let _ = tokio::time::timeout(LEARNER_PATIENCE, caught_up).await;
 }
 
 /// The index of a change; `None` if another one is under way.

@@ -218,6 +218,12 @@ fn check_endpoints(
     endpoints: &[Endpoint],
 ) -> Result<(), StartError> {
     for endpoint in endpoints {
+        if endpoint.is_tls() && config.certificate == CertificateSource::None && flag == "listen-metrics-urls" {
+            return Err(StartError::config(format!(
+                "client TLS key/cert (--{}, --{}) must be provided for metrics secure url {endpoint} (--{flag}), or --{}",
+                names.cert, names.key, names.auto
+            )));
+        }
         if endpoint.is_tls() && config.certificate == CertificateSource::None {
             return Err(StartError::config(format!(
                 "TLS key/cert (--{}, --{}) must be provided for {endpoint} (--{flag}) with HTTPS scheme, or --{}",
@@ -311,6 +317,11 @@ mod tests {
                 SERVE,
                 "TLS key/cert (--cert-file, --key-file) must be provided for https://127.0.0.1:2379 (--listen-client-urls) \
                  with HTTPS scheme, or --auto-tls",
+            ),
+            (
+                &["--listen-metrics-urls=https://127.0.0.1:2381"],
+                "client TLS key/cert (--cert-file, --key-file) must be provided for metrics secure url \
+                 https://127.0.0.1:2381 (--listen-metrics-urls), or --auto-tls",
             ),
             (
                 &["--listen-peer-urls=https://127.0.0.1:2380"],

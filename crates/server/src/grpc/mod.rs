@@ -18,6 +18,7 @@ use crate::client::Client;
 use crate::connection::Connection;
 use crate::inline::InlineExecutor;
 use crate::limits::{Gauge, Limit, Taken};
+use crate::metrics::client_api_minor;
 use crate::service::{
     auth, cluster, election, extension, health, kv, lease, lock, maintenance, watch as watch_service,
 };
@@ -80,6 +81,7 @@ pub async fn serve(shared: Arc<Shared>, request: Request<Source>) -> Response<Bo
         return refusal(&failure);
     };
     shared.metrics.client_request(method.kind(), &head.headers);
+    let is_old = client_api_minor(&head.headers).is_some_and(|minor| minor < 6);
     let wants_leader = head.headers.get("hasleader").is_some_and(|value| value == "true");
     let timeout = timeout(&head.headers);
     let connection: Option<Arc<Connection>> = head.extensions.get().cloned();
@@ -92,6 +94,7 @@ pub async fn serve(shared: Arc<Shared>, request: Request<Source>) -> Response<Bo
         let user = client.user().map(str::to_owned);
         let call = Call { client: &client, method, wants_leader, who: Who { connection, user }, executor };
         match admitted {
+            Ok(()) if is_old => suit_old_client(call.dispatch(body).await),
             Ok(()) => call.dispatch(body).await,
             Err(failure) => {
                 call.leave(body);
@@ -127,6 +130,16 @@ fn refusal(status: &Status) -> Response<Body> {
     // It fails only on a text that cannot be a header, and the text is percent-encoded.
     if status.add_header(headers).is_err() {
         headers.insert("grpc-status", HeaderValue::from_static("2"));
+    }
+    response
+}
+
+/// With this code a learner refused until 3.6; etcd's clients of that time ask another member after it, and after no other.
+fn suit_old_client(mut response: Response<Body>) -> Response<Body> {
+    let learner = status(&quorate_node::Error::NotSupportedForLearner);
+    let refused = Status::from_header_map(response.headers());
+    if refused.is_some_and(|refused| refused.code() == learner.code() && refused.message() == learner.message()) {
+        response.headers_mut().insert("grpc-status", (Code::Unavailable as i32).into());
     }
     response
 }

@@ -239,19 +239,19 @@ impl Metrics {
 
     /// Counts a call by what the client says of itself.
     pub fn client_request(&self, kind: Kind, headers: &HeaderMap) {
-        let minor = headers
-            .get("client-api-version")
-            .and_then(|version| version.to_str().ok())
-            .and_then(|version| version.strip_prefix("3."))
-            .and_then(|minor| minor.parse::<usize>().ok())
-            .filter(|minor| *minor < CLIENT_API_MINORS)
-            .unwrap_or(CLIENT_API_MINORS);
+        let minor = client_api_minor(headers).filter(|minor| *minor < CLIENT_API_MINORS).unwrap_or(CLIENT_API_MINORS);
         let kind = match kind {
             Kind::Unary => 0,
             Kind::ServerStream | Kind::Bidi => 1,
         };
         self.client_requests[kind][minor].increment();
     }
+}
+
+/// The minor version of the API that a client says it knows, of version 3.
+pub fn client_api_minor(headers: &HeaderMap) -> Option<usize> {
+    let version = headers.get("client-api-version")?.to_str().ok()?;
+    version.strip_prefix("3.")?.parse().ok()
 }
 
 #[cfg(test)]
