@@ -1,13 +1,17 @@
 //! What a program that is sabotaged knows: which bug it has, and the random numbers for its rare paths.
 
 use crate::{Bug, Rare};
-use core::sync::atomic::{AtomicU16, AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 /// A bug's place in [`Bug::ALL`], plus one; 0 is none.
 static CHOSEN: AtomicU16 = AtomicU16::new(0);
 
 /// Which rare paths are taken at all; 0: none.
 static RARE_SEED: AtomicU64 = AtomicU64::new(0);
+
+/// Paths that are taken whenever they come, and those of them that were: a bit for each.
+static ALWAYS: AtomicU32 = AtomicU32::new(0);
+static TAKEN: AtomicU32 = AtomicU32::new(0);
 
 /// State of the random numbers.
 static RARE_STATE: AtomicU64 = AtomicU64::new(0);
@@ -29,8 +33,27 @@ pub fn seed_rare_paths(seed: u64) {
     RARE_STATE.store(seed, Relaxed);
 }
 
+/// From now on these paths, and no others, are taken whenever they come.
+pub fn always(paths: &[Rare]) {
+    TAKEN.store(0, Relaxed);
+    ALWAYS.store(paths.iter().fold(0, |bits, path| bits | bit(*path)), Relaxed);
+}
+
+/// Whether a path of those that [`always`] named last was taken since.
+pub fn has_taken(path: Rare) -> bool {
+    TAKEN.load(Relaxed) & bit(path) != 0
+}
+
+fn bit(path: Rare) -> u32 {
+    1 << path as u16
+}
+
 /// Whether to take a rare path now.
 pub fn rarely(path: Rare) -> bool {
+    if ALWAYS.load(Relaxed) & bit(path) != 0 {
+        TAKEN.fetch_or(bit(path), Relaxed);
+        return true;
+    }
     let seed = RARE_SEED.load(Relaxed);
     let one_in = match mix(seed ^ path as u64) % 4 {
         0 if seed != 0 => 50,

@@ -71,6 +71,7 @@ bugs! {
     LeaseShortAtNewLeader, "lease", "a new leader gives a lease half of its time";
     LeaseSecondShort, "lease", "a renewal gives a second less than it says";
     LeaseRenewedAfterEnd, "lease", "a lease that is due can be renewed while its end is under way";
+    LeaseRevokedByOldLeader, "lease", "a leader that was deposed has leases revoked that it thinks are due";
     LeaseNeverExpires, "lease", "a lease that is due is not revoked";
     LeaseRevokeKeepsKey, "lease", "a revocation leaves the last of several keys";
     LeaseKeysForgotten, "lease", "a restart does not know which keys hang on which lease";
@@ -87,6 +88,7 @@ bugs! {
     WatchPrevKvMissing, "watch", "the value before is left out";
     WatchPrevKvIsNew, "watch", "the value before is the new one";
     CompactionTakesBase, "compaction", "the last value of a live key at the compacted revision goes";
+    CompactionTakesTombstone, "compaction", "the deletion of a key exactly at the compacted revision goes";
     CompactionNotRefused, "compaction", "a read of a compacted revision is answered from what is left";
     CompactionBeforeCheckpoint, "compaction", "compaction removes tombstones that the index checkpoint still needs";
     CompactionUnderView, "compaction", "compaction does not wait for whoever still reads";
@@ -105,6 +107,7 @@ bugs! {
     SnapshotNotFlushed, "snapshot", "a snapshot counts as installed before it is durable";
     SnapshotIndexShort, "snapshot", "the index of an installed snapshot lacks a key after a restart";
     DrainLosesTables, "restart", "leases, members and users of a drain do not come to the engine";
+    AppliedAhead, "restart", "the engine says that it has all that is applied, though a part is only in memory";
     FlushSkipped, "restart", "the engine is said to be durable without a flush";
     CheckpointPassesOrphan, "restart", "the index checkpoint passes the deletion of a key that compaction has taken, and keeps its row";
     CheckpointAhead, "restart", "the index checkpoint says that it is further than its rows are";
@@ -118,6 +121,7 @@ bugs! {
     AuthOldRevisionFree, "auth", "a name counts that was proven before permissions changed";
     AuthRangeStartOnly, "auth", "only the first key of a range is checked";
     AuthLeaseFree, "auth", "whoever may write no key of a lease can end it";
+    AuthRevisionLost, "auth", "a restart takes up an older revision of users and roles";
     AuthRevokeIgnored, "auth", "a permission that is taken away stays";
     RebuildKeepsOld, "rebuild", "a member that has pulled a state to rebuild itself goes on with its old one";
     ReplicaDiffers, "hash", "one member stores another value than the others";
@@ -159,4 +163,8 @@ pub enum Rare {
     LogPurge,
     /// A round of the read index finds no leader.
     ReadRoundFails,
+    /// The engine becomes durable when a compaction finds that the index checkpoint has to come first.
+    FlushBeforeCheckpoint,
+    /// The engine becomes durable as soon as a compaction has removed its last record.
+    FlushAfterCompaction,
 }

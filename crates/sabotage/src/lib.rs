@@ -13,7 +13,7 @@ mod armed;
 mod bugs;
 
 #[cfg(feature = "armed")]
-pub use armed::{choose, on, rarely, seed_rare_paths};
+pub use armed::{always, choose, has_taken, on, rarely, seed_rare_paths};
 pub use bugs::{Bug, Rare};
 
 /// Whether a bug was chosen: never.
@@ -27,6 +27,18 @@ pub const fn on(_bug: Bug) -> bool {
 #[cfg(not(feature = "armed"))]
 #[inline(always)]
 pub const fn rarely(_path: Rare) -> bool {
+    false
+}
+
+/// There are no paths to take.
+#[cfg(not(feature = "armed"))]
+#[inline(always)]
+pub const fn always(_paths: &[Rare]) {}
+
+/// Whether a path was taken of which [`always`] says that it is: never.
+#[cfg(not(feature = "armed"))]
+#[inline(always)]
+pub const fn has_taken(_path: Rare) -> bool {
     false
 }
 

@@ -10,6 +10,7 @@
 mod client;
 mod clock;
 pub mod determinism;
+mod gateway;
 pub mod history;
 mod library;
 mod machine;

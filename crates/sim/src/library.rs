@@ -5,6 +5,7 @@
 
 use crate::client::{Rpc, text};
 use crate::clock::MachineClock;
+use crate::gateway::JsonCall;
 use crate::history::{Condition, Field, Op, Outcome, Seen, Span, Step, StepAnswer, Transaction};
 use crate::machine::Doors;
 use crate::network::Network;
@@ -53,6 +54,8 @@ pub struct Habits {
     pub ping_interval: Duration,
     /// Batches that wait in a watch.
     pub watch_buffer: usize,
+    /// Sends reads and writes through the JSON gateway. Only where there are no users.
+    pub json: bool,
     /// Name and password, where there are users.
     pub user: Option<(&'static str, &'static str)>,
 }
@@ -105,6 +108,11 @@ impl Library {
 
     /// Has the cluster, or `member` of it, carry out a call.
     pub async fn perform(&self, member: usize, op: &Op) -> Outcome {
+        if self.habits.json
+            && let Some(call) = JsonCall::of(op)
+        {
+            return self.dial.call_json(member, call, op).await;
+        }
         let reads = matches!(op, Op::Get { .. } | Op::Page { .. });
         match perform(self.client(member), op).await {
             Ok(outcome) => outcome,
@@ -363,6 +371,23 @@ impl std::fmt::Debug for Dial {
     }
 }
 
+impl Dial {
+    async fn dial(self, address: String) -> io::Result<Box<dyn ByteStream>> {
+        let Dial { doors, network, clock, me, .. } = self;
+        network.connect(me, clock, move |machine: usize| doors[machine].clock(), address).await
+    }
+
+    async fn call_json(&self, member: usize, call: JsonCall, op: &Op) -> Outcome {
+        let attempt = async {
+            match self.clone().dial(format!("m{member}:{CLIENT_PORT}")).await {
+                Ok(stream) => call.send(stream, op).await,
+                Err(_) => Outcome::Unknown,
+            }
+        };
+        tokio::time::timeout(self.deadline, attempt).await.unwrap_or(Outcome::Unknown)
+    }
+}
+
 impl tower_service::Service<http::Uri> for Dial {
     type Response = TokioIo<Box<dyn ByteStream>>;
     type Error = io::Error;
@@ -373,10 +398,8 @@ impl tower_service::Service<http::Uri> for Dial {
     }
 
     fn call(&mut self, uri: http::Uri) -> Self::Future {
-        let Dial { doors, network, clock, me, .. } = self.clone();
-        Box::pin(async move {
-            let address = uri.authority().map(ToString::to_string).unwrap_or_default();
-            network.connect(me, clock, move |machine: usize| doors[machine].clock(), address).await.map(TokioIo::new)
-        })
+        let address = uri.authority().map(ToString::to_string).unwrap_or_default();
+        let dialed = self.clone().dial(address);
+        Box::pin(async move { dialed.await.map(TokioIo::new) })
     }
 }

@@ -195,6 +195,11 @@ pub enum Fault {
         /// Time between two ends.
         gap: Duration,
     },
+    /// A process ends at a step of a compaction, and after its next start at a later one. Where rare paths can be taken.
+    EndsInCompaction {
+        /// Which machine.
+        machine: usize,
+    },
 }
 
 /// What becomes of something stored.
@@ -371,6 +376,7 @@ impl Plan {
         let self_rebuild = members > 2 && root.fork("rebuild").chance(400);
         let mut sharp = root.fork("sharp faults");
         faults.extend(draw_sharp_faults(&mut sharp, members, self_rebuild, length));
+        faults.extend(draw_ends_in_compaction(&mut root.fork("ends in compaction"), machines, length));
         faults.sort_by_key(|(at, _)| *at);
         Plan {
             seed,
@@ -406,11 +412,6 @@ impl Plan {
         let mut plan = Plan { mode: Mode::Full, ..Plan::fast(seed) };
         let mut random = Random::new(seed).fork("full");
         plan.length = plan.length.min(Duration::from_secs(random.between(8, 16)));
-        // A server that rebuilds itself is started anew by what it is embedded in.
-        plan.self_rebuild = false;
-        // What aims at single bugs of the nodes costs this mode more than it finds.
-        plan.faults.retain(|(_, fault)| !matches!(fault, Fault::StallLeader { .. } | Fault::CrashLoop { .. }));
-        plan.cache_bytes = (1 << 20, 64 << 10);
         // Where all keys go now and then, locks go, too.
         if !plan.load.wipes && random.chance(500) {
             plan.load.recipe_clients = random.between(1, 4) as usize;
@@ -543,6 +544,12 @@ fn draw_sharp_faults(
             _ => return None,
         })
     })
+}
+
+/// At two steps of one compaction.
+fn draw_ends_in_compaction(random: &mut Random, machines: usize, length: Duration) -> Vec<(Duration, Fault)> {
+    let often = Often { kinds: 1, chance: 500, most: 3 };
+    draw_often(random, often, machines, length, |_, _, machine| Some(Fault::EndsInCompaction { machine }))
 }
 
 fn draw_faults(

@@ -106,6 +106,7 @@ impl Fault {
             | Fault::SlowDisk { machine, .. }
             | Fault::SlowClients { machine, .. }
             | Fault::CrashLoop { machine, .. }
+            | Fault::EndsInCompaction { machine }
             | Fault::ReturnRemoved { machine } => *machine = place(*machine)?,
             Fault::Reset { one, other } | Fault::Slow { one, other, .. } => {
                 (*one, *other) = (place(*one)?, place(*other)?);

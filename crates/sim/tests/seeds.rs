@@ -17,10 +17,11 @@ fn run(arguments: &[String]) {
 #[test]
 fn seeds_that_once_found_something_find_nothing_any_more() {
     let lines = include_str!("../seeds.txt").lines().filter(|line| !line.starts_with('#'));
-    let seeds: Vec<&str> = lines.filter_map(|line| line.split_whitespace().next()).collect();
-    assert!(!seeds.is_empty());
-    for seed in seeds {
-        run(&["--seed".into(), seed.into()]);
+    let words = lines.map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let seeds: Vec<(&str, &str)> = words.filter_map(|words| Some((*words.first()?, *words.get(1)?))).collect();
+    assert!(["fast", "full"].iter().all(|mode| seeds.iter().any(|(has, _)| has == mode)), "{seeds:?}");
+    for (mode, seed) in seeds {
+        run(&["--mode", mode, "--seed", seed].map(str::to_owned));
     }
 }
 

@@ -146,6 +146,12 @@ impl Store {
         loop {
             let mut side = self.engine_side.lock();
             let body = self.body();
+            if sabotage!(AppliedAhead) {
+                let state = GroupState { applied: wanted, ..side.state.clone() };
+                self.write(&mut side, Batch::default(), state)?;
+                self.engine.flush()?;
+                return Ok(wanted);
+            }
             if side.state.applied >= wanted || self.drain_locked(&mut side, &body, BATCH_BYTES)?.empty {
                 if !sabotage!(FlushSkipped) {
                     self.engine.flush()?;
@@ -182,6 +188,9 @@ impl Store {
         // INVARIANT(compaction-behind-checkpoint): records above the checkpoint are all there. A tombstone that is not in
         // the checkpoint yet would, once removed, bring its key back to life at the next start.
         if side.state.checkpoint < target && !sabotage!(CompactionBeforeCheckpoint) {
+            if rarely!(FlushBeforeCheckpoint) {
+                self.engine.flush()?;
+            }
             self.checkpoint_locked(&mut side, &body, records_max)?;
             return Ok(Progress::Working);
         }
@@ -214,7 +223,8 @@ impl Store {
                 if let Some(replaced) = record.replaces {
                     batch.delete(body.keys.record(replaced));
                 }
-                if (record.change == Change::Delete && record.rev.main < target) || sabotage!(CompactionTakesBase) {
+                let is_due = record.rev.main < target || sabotage!(CompactionTakesTombstone);
+                if (record.change == Change::Delete && is_due) || sabotage!(CompactionTakesBase) {
                     batch.delete(body.keys.record(record.rev));
                 }
                 state.compaction.next = Rev::new(record.rev.main, record.rev.sub + 1);
@@ -230,6 +240,9 @@ impl Store {
             body.index.write().prune(&key, target);
         }
         self.write(side, batch, state)?;
+        if through && rarely!(FlushAfterCompaction) {
+            self.engine.flush()?;
+        }
         Ok(if through && body.published.lock().compacted <= target { Progress::Idle } else { Progress::Working })
     }
 

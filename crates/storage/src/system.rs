@@ -174,6 +174,7 @@ impl Tables {
             SystemKey::Versions => self.versions = codec::decode_versions(bytes).ok()?,
             SystemKey::Auth => {
                 let (enabled, revision) = codec::decode_auth(bytes).ok()?;
+                let revision = revision.saturating_sub(u64::from(sabotage!(AuthRevisionLost)));
                 self.apply(&SystemChange::AuthSet { enabled, revision });
             }
             SystemKey::User(name) => self.apply(&SystemChange::UserSet(name, codec::decode_user(bytes).ok()?)),

@@ -208,6 +208,12 @@ impl Driver {
         self.state.figures.lease_expired.fetch_add(expired.len() as u64, Ordering::Relaxed);
         let commands: Vec<Command> = expired.iter().map(|id| Command::LeaseRevoke { id: *id }).collect();
         if let Some(group) = self.group.upgrade() {
+            if sabotage!(LeaseRevokedByOldLeader) {
+                for command in commands {
+                    let _ = group.write(command).await;
+                }
+                return;
+            }
             group.propose_as_leader(term, &commands).await;
         }
         if expired.len() == REVOKES_MAX {

@@ -75,6 +75,12 @@ impl Worker {
         self.random.below(self.members as u64) as usize
     }
 
+    /// The first member that says of itself that it leads.
+    fn leader(&self) -> Option<usize> {
+        let leads = |member: &usize| self.rpc.doors[*member].node().is_some_and(|node| node.leads());
+        (0..self.members).find(leads)
+    }
+
     async fn pause(&mut self) {
         let pause = self.random.millis(0, self.load.pause_ms);
         tokio::time::sleep(pause).await;
@@ -178,11 +184,12 @@ impl Worker {
         while !self.stop.is_set() {
             self.pause().await;
             let member = self.any_member();
-            // Some keep to one member as long as it answers, some whatever it does, and ask it again soon: it may have been
-            // deposed, and not know it. Their leases outlive that time.
+            // Some keep to one member as long as it answers, some to the leader whatever it does, and ask it again soon: it may
+            // have been deposed, and not know it for longer than a lease lives.
             let faithful = self.random.chance(400);
             let stubborn = faithful && self.random.chance(700);
-            let ttl = if stubborn { 6 } else { self.random.between(2, 5) as i64 };
+            let member = if stubborn { self.leader().unwrap_or(member) } else { member };
+            let ttl = if stubborn { 3 } else { self.random.between(2, 5) as i64 };
             counter += 1;
             let lease = self.new_lease(counter);
             if !self.rpc.grant(member, lease, ttl).await {
@@ -199,7 +206,12 @@ impl Worker {
             }
             let mut home = member;
             let patience = self.random.millis(200, 800);
-            for _ in 0..self.random.below(if faithful { 40 } else { 8 }) {
+            let renewals = match (stubborn, faithful) {
+                (true, _) => 60,
+                (false, true) => self.random.below(40),
+                (false, false) => self.random.below(8),
+            };
+            for _ in 0..renewals {
                 let ttl_ms = ttl as u64 * 1000;
                 // Some renew at the last moment, or just after it.
                 let late = self.random.chance(300);

@@ -1,5 +1,6 @@
 //! What goes wrong, and its end.
 
+use super::compaction::CompactionStep;
 use super::operator::Order;
 use super::{Later, World};
 use crate::oracle::Rule;
@@ -84,6 +85,7 @@ impl World {
             Fault::CrashLoop { machine, times, gap } => {
                 self.later.extend((0..times).map(|time| (self.now + gap * time, Later::Kill(machine))));
             }
+            Fault::EndsInCompaction { machine } => self.known[machine].ends_at = Some(CompactionStep::BeforeCheckpoint),
         }
     }
 
@@ -178,6 +180,7 @@ impl World {
             self.machines[index].set_sync_ms(self.plan.sync_ms);
             self.known[index].is_full = false;
             self.known[index].cut_at_term = None;
+            self.known[index].ends_at = None;
             if self.known[index].may_die > 0 && self.machines[index].disk.is_off() {
                 self.machines[index].power_cut(1);
             }

@@ -47,6 +47,7 @@ impl World {
             connect_timeout: random.millis(300, 2500),
             ping_interval: random.millis(5000, 10_000),
             watch_buffer: *random.pick(&[1, 4, 64]),
+            json: !self.plan.load.auth && random.chance(200),
             user: self.plan.load.auth.then_some(ROOT),
         };
         match self.plan.mode {

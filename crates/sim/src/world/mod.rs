@@ -1,5 +1,6 @@
 //! One seed from start to end: machines, clients, faults, and the judgement.
 
+mod compaction;
 mod damage;
 mod ending;
 mod faults;
@@ -9,6 +10,7 @@ mod operator;
 mod replacing;
 mod restored;
 
+use self::compaction::CompactionStep;
 use self::operator::Order;
 use crate::client::Rpc;
 use crate::clock::MachineClock;
@@ -117,6 +119,8 @@ struct Known {
     revision: i64,
     /// Its power fails when it comes to a new term: until it is started again, and what decides what survives.
     cut_at_term: Option<(Duration, u64)>,
+    /// Its process ends when it comes to this step of a compaction.
+    ends_at: Option<CompactionStep>,
     /// The term that it was seen in at the last look, and the highest in which it has been seen twice.
     term: u64,
     term_kept: u64,
@@ -272,7 +276,7 @@ impl World {
         let mut order: Vec<usize> = (0..self.machines.len()).collect();
         self.random.shuffle(&mut order);
         for index in order {
-            self.machines[index].tick(self.now, self.plan.tick);
+            self.tick_machine(index);
         }
         self.clients.block_on(async {
             let end = self.client_clock.begin_tick(self.now, self.plan.tick, Duration::ZERO);

@@ -1,7 +1,7 @@
 //! Members that leave: such as are replaced, such as have lost their disk, and such as come back although they were removed.
 
 use super::operator::Order;
-use super::{RECOVERY, World, peer_url};
+use super::{RECOVERY, World, peer_url, state};
 use crate::oracle::Rule;
 use crate::replacement::{Next, Reason, Replacement, Stage};
 use quorate_core::MemberId;
@@ -117,7 +117,8 @@ impl World {
         if self.healed.is_none_or(|healed| self.now < healed.max(since) + RECOVERY) {
             return stage;
         }
-        let text = format!("m{machine} was removed, and has not stopped {RECOVERY:?} after it came back");
+        let how = state(&self.doors[machine]);
+        let text = format!("m{machine} was removed, and has not stopped {RECOVERY:?} after it came back: {how}");
         self.violation(Rule::Membership, text);
         Stage::Returned { since, told: true }
     }
