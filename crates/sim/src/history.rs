@@ -319,6 +319,14 @@ impl Watched {
         self.events.push((now, event));
     }
 
+    /// Forgets what it has seen of revisions from `next` on, where it begins anew; 0: from now on.
+    pub fn forget_from(&mut self, next: i64) {
+        if next > 0 {
+            self.events.retain(|(_, event)| event.revision() < next);
+            self.before.retain(|(_, revision, _)| *revision < next);
+        }
+    }
+
     /// Notes that it was ended, because it had come to `next` and `compacted` is the first readable revision. Returns where it goes
     /// on.
     pub fn note_compaction(&mut self, compacted: i64, next: i64) -> i64 {

@@ -377,6 +377,8 @@ impl Plan {
         let mut sharp = root.fork("sharp faults");
         faults.extend(draw_sharp_faults(&mut sharp, members, self_rebuild, length));
         faults.extend(draw_ends_in_compaction(&mut root.fork("ends in compaction"), machines, length));
+        let mut load = load;
+        leave_leader_alone(&mut root.fork("leader alone"), members, length, &mut faults, &mut load);
         faults.sort_by_key(|(at, _)| *at);
         Plan {
             seed,
@@ -544,6 +546,27 @@ fn draw_sharp_faults(
             _ => return None,
         })
     })
+}
+
+/// In some runs nothing else happens for a while than that a leader hears no other member, though its clients reach it: for long
+/// enough that the others have another, and that leases end which nobody renews there.
+fn leave_leader_alone(
+    random: &mut Random,
+    members: usize,
+    length: Duration,
+    faults: &mut Vec<(Duration, Fault)>,
+    load: &mut Load,
+) {
+    if members < 3 || !random.chance(200) {
+        return;
+    }
+    let alone = random.millis(5500, 7500);
+    let begin = random.millis(500, length.saturating_sub(alone).as_millis() as u64);
+    // What happens shortly before has not passed by then.
+    let quiet = begin.saturating_sub(Duration::from_secs(4))..begin + alone;
+    faults.retain(|(at, _)| !quiet.contains(at));
+    faults.push((begin, Fault::IsolateLeader { clients: false, length: alone }));
+    load.lease_clients = load.lease_clients.max(3);
 }
 
 /// At two steps of one compaction.

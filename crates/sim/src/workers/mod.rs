@@ -189,7 +189,7 @@ impl Worker {
             let faithful = self.random.chance(400);
             let stubborn = faithful && self.random.chance(700);
             let member = if stubborn { self.leader().unwrap_or(member) } else { member };
-            let ttl = if stubborn { 3 } else { self.random.between(2, 5) as i64 };
+            let ttl = if stubborn { 2 } else { self.random.between(2, 5) as i64 };
             counter += 1;
             let lease = self.new_lease(counter);
             if !self.rpc.grant(member, lease, ttl).await {

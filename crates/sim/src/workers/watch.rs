@@ -119,6 +119,8 @@ impl Worker {
                 }
                 options
             };
+            // Of a revision whose parts it has seen without the last, it is sent all again.
+            watched.lock().forget_from(next);
             let from = watched.lock().span.from.clone();
             let Ok(mut watch) = library.all().watch(from, options).await else {
                 tokio::time::sleep(Duration::from_millis(50)).await;
