@@ -271,6 +271,9 @@ service! {
     Quorate at "quorate.v1.Quorate" {
         /// Asks every member how it is.
         cluster_health = "ClusterHealth" read_anywhere (qpb::ClusterHealthRequest) -> qpb::ClusterHealthResponse;
+        /// How far long work on the storage of the member that answers is.
+        maintenance_progress = "MaintenanceProgress" read_anywhere (qpb::MaintenanceProgressRequest)
+            -> qpb::MaintenanceProgressResponse;
     }
 }
 

@@ -121,6 +121,24 @@ pub struct Status {
     pub versions: ClusterVersions,
 }
 
+/// How far a long piece of work is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Work {
+    /// What is done.
+    pub done: u64,
+    /// How much it is in all; may grow while it is done.
+    pub total: u64,
+}
+
+/// Long work on this member's storage.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MaintenanceProgress {
+    /// The defragmentation that is under way, in bytes of rows; `None` if there is none, or the engine does not tell.
+    pub defragmentation: Option<Work>,
+    /// The removal of what a compaction has made unreadable, in revisions; `None` if nothing is due.
+    pub compaction: Option<Work>,
+}
+
 /// A running node. A cheap handle: clones share the node, and it stops with [`Node::shutdown`].
 ///
 /// A handle acts for one [`Caller`]. The one that [`Node::start`] gives acts for the program that embeds it, and may do
@@ -697,8 +715,23 @@ impl Node {
         self.check_running()?;
         self.check_root()?;
         let store = self.running.group.state.store.clone();
-        self.on_thread("quorate-defragment", move || store.defragment()).await?.map_err(storage_error)?;
+        let shown = self.running.defragmentation.clone();
+        let work = move || {
+            let outcome = store.defragment(&mut |done, total| *shown.lock() = Some(Work { done, total }));
+            *shown.lock() = None;
+            outcome
+        };
+        self.on_thread("quorate-defragment", work).await?.map_err(storage_error)?;
         Ok(self.answer(()))
+    }
+
+    /// How far long work on this member's storage is; never waits for others.
+    pub fn maintenance_progress(&self) -> MaintenanceProgress {
+        let compaction = self.running.group.state.store.compaction_progress();
+        MaintenanceProgress {
+            defragmentation: *self.running.defragmentation.lock(),
+            compaction: compaction.map(|(done, total)| Work { done, total }),
+        }
     }
 
     /// Runs something that blocks for long on a thread of its own.

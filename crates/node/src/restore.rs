@@ -132,11 +132,12 @@ async fn begin_log(config: &Config, identity: &bootstrap::DataIdentity, env: &Ar
     durable.await.unwrap_or(Err(WalError::Closed))
 }
 
-/// Gives space of a stopped member's engine that is not used back to the file system. Blocks on the disk.
+/// Gives space of a stopped member's engine that is not used back to the file system. `progress` is told how many bytes of rows are
+/// done, and how many there are. Blocks on the disk.
 ///
 /// # Errors
 /// [`Error::Fatal`]: a member runs on the directory, it is not one of Quorate's, or the disk fails.
-pub fn defragment(data_dir: &Path, env: &dyn Env) -> Result<(), Error> {
+pub fn defragment(data_dir: &Path, env: &dyn Env, progress: &mut dyn FnMut(u64, u64)) -> Result<(), Error> {
     let identity = bootstrap::stored_identity(data_dir, env)?.ok_or_else(|| {
         Error::Fatal(format!(
             "{}: this is not the data directory of a member: there is no IDENTITY",
@@ -145,5 +146,5 @@ pub fn defragment(data_dir: &Path, env: &dyn Env) -> Result<(), Error> {
     })?;
     let config = Config { data_dir: data_dir.to_owned(), engine: identity.engine, ..Config::default() };
     let _lock = take_directory(&config, env)?;
-    open_store(&config, env)?.defragment().map_err(storage_error)
+    open_store(&config, env)?.defragment(progress).map_err(storage_error)
 }

@@ -5,7 +5,7 @@ use crate::corruption::{self, CorruptionChecks, Hashing, Schedule};
 use crate::env::{Env, Listener};
 use crate::group::{Group, GroupOptions, Upkeep, UpkeepOptions};
 use crate::inquiry::Inquiry;
-use crate::node::LONG_READS_MAX;
+use crate::node::{LONG_READS_MAX, Work};
 use crate::peer::{self, Identity, Peers};
 use crate::raft::{MemberNode, RaftOptions, last_of, members_of};
 use crate::rebuild::{self, Keeper, Leave, Pulls, Record};
@@ -62,6 +62,8 @@ pub(crate) struct Running {
     /// Reads of ranges that have more than a chunk in memory.
     pub(crate) long_reads: Semaphore,
     pub(crate) hashing: Hashing,
+    /// How far the defragmentation is that is under way.
+    pub(crate) defragmentation: Arc<Mutex<Option<Work>>>,
     upkeep_stop: Arc<Notify>,
     upkeep_done: watch::Receiver<bool>,
     log_ended: watch::Receiver<bool>,
@@ -73,30 +75,33 @@ pub(crate) struct Running {
 pub(crate) async fn start(config: Config, env: Arc<dyn Env>) -> Result<Arc<Running>, Error> {
     check(&config)?;
     loop {
-        let mut log_ended = None;
-        match start_once(config.clone(), env.clone(), &mut log_ended).await {
-            // What is due is on the disk. Two writers must never have the log.
-            Err(Error::Rebuild(why)) => {
-                tracing::error!(why, "starting anew");
-                wait_for_end(log_ended.as_ref()).await;
-            }
+        let mut opened = None;
+        let outcome = start_once(config.clone(), env.clone(), &mut opened).await;
+        if outcome.is_err()
+            && let Some((wal, ended)) = &opened
+        {
+            // Whoever starts next, or removes the directory, must not meet a writer of this log.
+            close(wal, ended).await;
+        }
+        match outcome {
+            // What is due is on the disk.
+            Err(Error::Rebuild(why)) => tracing::error!(why, "starting anew"),
             outcome => return outcome,
         }
     }
 }
 
-/// Waits until the writer of a log that was closed has written its last.
-async fn wait_for_end(log_ended: Option<&watch::Receiver<bool>>) {
-    if let Some(ended) = log_ended {
-        // An error means that it is gone.
-        let _ = tokio::time::timeout(END_TIMEOUT, ended.clone().wait_for(|ended| *ended)).await;
-    }
+/// Closes a log, and waits until its writer has written its last.
+async fn close(wal: &Wal, ended: &watch::Receiver<bool>) {
+    wal.close();
+    // An error means that it is gone.
+    let _ = tokio::time::timeout(END_TIMEOUT, ended.clone().wait_for(|ended| *ended)).await;
 }
 
 async fn start_once(
     config: Config,
     env: Arc<dyn Env>,
-    log_ended: &mut Option<watch::Receiver<bool>>,
+    opened: &mut Option<(Wal, watch::Receiver<bool>)>,
 ) -> Result<Arc<Running>, Error> {
     let lock = take_directory_patiently(&config, env.as_ref()).await?;
     let (identity, fresh) = bootstrap::identity(&config, env.as_ref()).await?;
@@ -109,7 +114,7 @@ async fn start_once(
         drop(open_listeners(&config, env.as_ref()).await?);
     }
     let (wal, ended) = open_wal(&config, wal_dir, &identity, &env).await?;
-    *log_ended = Some(ended.clone());
+    *opened = Some((wal.clone(), ended.clone()));
     if fresh {
         bootstrap::keep(&config, env.as_ref(), &identity)?;
     }
@@ -189,6 +194,7 @@ async fn start_once(
         heavy,
         long_reads: Semaphore::new(LONG_READS_MAX),
         hashing,
+        defragmentation: Arc::default(),
         upkeep_stop,
         upkeep_done,
         log_ended: ended,
@@ -220,8 +226,7 @@ impl Running {
         let mut done = self.upkeep_done.clone();
         // An error means that the upkeep is gone: then there is nothing to wait for.
         let _ = tokio::time::timeout(END_TIMEOUT, done.wait_for(|done| *done)).await;
-        self.wal.close();
-        wait_for_end(Some(&self.log_ended)).await;
+        close(&self.wal, &self.log_ended).await;
     }
 
     async fn hand_over(&self) {

@@ -284,7 +284,8 @@ fn every_message_encodes_to_the_bytes_that_the_table_gives() {
 fn generated_own() -> BTreeMap<String, RoundTrip> {
     generated_types! {
         "quorate.v1" quorate_v1 {
-            ClusterHealthRequest ClusterHealthResponse MemberHealth
+            ClusterHealthRequest ClusterHealthResponse MemberHealth MaintenanceProgressRequest
+            MaintenanceProgressResponse Work
         }
         "quorate.peer.v1" peer_v1 {
             Hello HelloReply LogId Vote Request Response Failure Append LogEntry AppendReply Matching VoteRequest

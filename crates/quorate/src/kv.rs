@@ -13,7 +13,7 @@ use crate::context::{Context, bytes};
 use crate::failure::{Exit, Failure};
 use crate::golang::{parse_int, quote};
 use crate::print::{Format, Printer, Reply, line};
-use crate::progress::watched;
+use crate::progress::{Task, watched};
 
 /// The end of the range from a key to the end of all keys.
 const OPEN_END: &[u8] = b"\0";
@@ -389,7 +389,8 @@ impl CompactionArgs {
         let client = context.client().await?;
         let (kv, what) = (client.kv(), format!("compacting at revision {revision}"));
         // Without --physical it is no more than a write, and no line will be seen.
-        watched(&what, Some(&client), kv.compact(request)).await.map_err(|error| Failure::call(&error))?;
+        let work = kv.compact(request);
+        watched(&what, &client, Task::Compaction, work).await.map_err(|error| Failure::call(&error))?;
         line(format_args!("compacted revision {revision}"))
     }
 }

@@ -12,7 +12,7 @@ use crate::endpoint::ScopeArgs;
 use crate::failure::{Exit, Failure, describe};
 use crate::golang::parse_uint;
 use crate::print::{Reply, line};
-use crate::progress::watched;
+use crate::progress::{Progress, Task, watched};
 
 /// The commands about alarms.
 #[derive(Debug, Clone, Subcommand)]
@@ -90,16 +90,18 @@ impl DefragArgs {
                 Failure::new(Exit::Error, format!("Failed to defragment etcd data[{}] ({error})", dir.display()))
             };
             let work = dir.clone();
-            let work = tokio::task::spawn_blocking(move || quorate_server::offline::defragment(&work));
-            let done = watched(&format!("defragmenting {}", dir.display()), None, work).await;
-            return done.map_err(|error| failed(&error))?.map_err(|error| failed(&error));
+            let done = tokio::task::spawn_blocking(move || {
+                let mut progress = Progress::new("defragmenting");
+                quorate_server::offline::defragment(&work, &mut |done, total| progress.show(done, total))
+            });
+            return done.await.map_err(|error| failed(&error))?.map_err(|error| failed(&error));
         }
         let client = context.client().await?;
         let mut failed = false;
         for endpoint in self.scope.endpoints(context).await? {
             let pinned = client.at(&endpoint).map_err(|error| Failure::arguments(error.to_string()))?;
             let (maintenance, what) = (pinned.maintenance(), format!("defragmenting {endpoint}"));
-            match watched(&what, Some(&pinned), maintenance.defragment(DefragmentRequest {})).await {
+            match watched(&what, &pinned, Task::Defragmentation, maintenance.defragment(DefragmentRequest {})).await {
                 Ok(DefragmentResponse { .. }) => line(format_args!("Finished defragmenting etcd member[{endpoint}]"))?,
                 Err(error) => {
                     eprintln!("Failed to defragment etcd member[{endpoint}] ({})", describe(&error));

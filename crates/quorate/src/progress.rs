@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use quorate_client::Client;
 use quorate_proto::etcdserverpb::{StatusRequest, StatusResponse};
+use quorate_proto::quorate_v1::{MaintenanceProgressRequest, Work};
 
 use crate::golang::human_bytes;
 
@@ -36,7 +37,7 @@ impl Progress {
         }
         self.drawn = Some(Instant::now());
         // A terminal that is gone is no reason to stop the work.
-        let _ = write!(io::stderr(), "\r{}\x1b[K", bar(self.what, done, total));
+        let _ = write!(io::stderr(), "\r{}\x1b[K", bar(self.what, done, total, Unit::Bytes));
     }
 }
 
@@ -48,9 +49,18 @@ impl Drop for Progress {
     }
 }
 
-/// Waits for work on a storage of which nobody tells how far it is: after a second, a line tells for how long it has gone on, and
-/// what the member that does it, if it is one, says of its storage meanwhile.
-pub async fn watched<T>(what: &str, member: Option<&Client>, work: impl Future<Output = T>) -> T {
+/// Long work on a member's storage, which the member tells of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Task {
+    /// `defrag`.
+    Defragmentation,
+    /// `compaction --physical`.
+    Compaction,
+}
+
+/// Waits for work that `member` does: after a second, a bar shows how far it is. Of a member that does not tell (etcd's do not), a
+/// line tells for how long it has gone on, and what the member says of its storage meanwhile.
+pub async fn watched<T>(what: &str, member: &Client, task: Task, work: impl Future<Output = T>) -> T {
     if !io::stderr().is_terminal() {
         return work.await;
     }
@@ -58,23 +68,50 @@ pub async fn watched<T>(what: &str, member: Option<&Client>, work: impl Future<O
     let _line = Line;
     tokio::select! {
         done = work => done,
-        never = tell(what, member) => match never {},
+        never = tell(what, member, task) => match never {},
     }
 }
 
-async fn tell(what: &str, member: Option<&Client>) -> Infallible {
+async fn tell(what: &str, member: &Client, task: Task) -> Infallible {
     const EVERY: Duration = Duration::from_secs(1);
     let began = Instant::now();
-    let member = member.map(|member| member.with_timeout(EVERY));
+    let member = member.with_timeout(EVERY);
     loop {
         tokio::time::sleep(EVERY).await;
-        let status = match &member {
-            // One that is too busy to answer is still at work.
-            Some(member) => member.maintenance().status(StatusRequest {}).await.ok(),
-            None => None,
+        let line = match far(&member, task).await {
+            Some(work) => bar(what, work.done, work.total, task.unit()),
+            None => {
+                // One that is too busy to answer is still at work.
+                let status = member.maintenance().status(StatusRequest {}).await.ok();
+                activity(what, began.elapsed(), status.as_ref())
+            }
         };
-        let _ = write!(io::stderr(), "\r{}\x1b[K", activity(what, began.elapsed(), status.as_ref()));
+        let _ = write!(io::stderr(), "\r{line}\x1b[K");
     }
+}
+
+async fn far(member: &Client, task: Task) -> Option<Work> {
+    let progress = member.quorate().maintenance_progress(MaintenanceProgressRequest {}).await.ok()?;
+    match task {
+        Task::Defragmentation => progress.defragmentation,
+        Task::Compaction => progress.compaction,
+    }
+}
+
+impl Task {
+    fn unit(self) -> Unit {
+        match self {
+            Self::Defragmentation => Unit::Bytes,
+            Self::Compaction => Unit::Revisions,
+        }
+    }
+}
+
+/// What a bar counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unit {
+    Bytes,
+    Revisions,
 }
 
 struct Line;
@@ -92,12 +129,16 @@ fn activity(what: &str, elapsed: Duration, status: Option<&StatusResponse>) -> S
     format!("{what}, {} s{}", elapsed.as_secs(), storage.unwrap_or_default())
 }
 
-fn bar(what: &str, done: u64, total: u64) -> String {
+fn bar(what: &str, done: u64, total: u64, unit: Unit) -> String {
     let share = |of: u64| u64::try_from(u128::from(done.min(total)) * u128::from(of) / u128::from(total.max(1)));
     // A share of a number is at most that number.
     let (filled, percent) = (share(WIDTH).unwrap_or(WIDTH), share(100).unwrap_or(100));
     let bar: String = (0..WIDTH).map(|at| if at < filled { '=' } else { ' ' }).collect();
-    format!("{what} [{bar}] {percent:3} %  {} of {}", human_bytes(done), human_bytes(total))
+    let counted = match unit {
+        Unit::Bytes => format!("{} of {}", human_bytes(done), human_bytes(total)),
+        Unit::Revisions => format!("{done} of {total} revisions"),
+    };
+    format!("{what} [{bar}] {percent:3} %  {counted}")
 }
 
 #[cfg(test)]
@@ -117,9 +158,19 @@ mod tests {
 
     #[test]
     fn bars() {
-        assert_eq!(bar("saving", 0, 2000), "saving [                              ]   0 %  0 B of 2.0 kB");
-        assert_eq!(bar("saving", 1000, 2000), "saving [===============               ]  50 %  1.0 kB of 2.0 kB");
-        assert_eq!(bar("saving", 3000, 2000), "saving [==============================] 100 %  3.0 kB of 2.0 kB");
-        assert_eq!(bar("saving", 0, 0), "saving [                              ]   0 %  0 B of 0 B");
+        assert_eq!(bar("saving", 0, 2000, Unit::Bytes), "saving [                              ]   0 %  0 B of 2.0 kB");
+        assert_eq!(
+            bar("saving", 1000, 2000, Unit::Bytes),
+            "saving [===============               ]  50 %  1.0 kB of 2.0 kB"
+        );
+        assert_eq!(
+            bar("saving", 3000, 2000, Unit::Bytes),
+            "saving [==============================] 100 %  3.0 kB of 2.0 kB"
+        );
+        assert_eq!(bar("saving", 0, 0, Unit::Bytes), "saving [                              ]   0 %  0 B of 0 B");
+        assert_eq!(
+            bar("compacting", 500, 1000, Unit::Revisions),
+            "compacting [===============               ]  50 %  500 of 1000 revisions"
+        );
     }
 }

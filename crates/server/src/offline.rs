@@ -128,10 +128,11 @@ pub fn verify(
     quorate_node::verify(&request, &OsEnv::new(), fault, progress)
 }
 
-/// Gives space of the engine that is not used back to the file system.
+/// Gives space of the engine that is not used back to the file system. `progress` is told how many bytes of rows are done, and how
+/// many there are.
 ///
 /// # Errors
 /// [`Error::Fatal`]: a member runs on the directory, it is none, or the disk fails.
-pub fn defragment(data_dir: &Path) -> Result<(), Error> {
-    quorate_node::defragment(data_dir, &OsEnv::new())
+pub fn defragment(data_dir: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<(), Error> {
+    quorate_node::defragment(data_dir, &OsEnv::new(), progress)
 }

@@ -251,6 +251,16 @@ impl Store {
         self.engine_side.lock().state.compaction.done >= revision
     }
 
+    /// How far the compaction that is due is: revisions that have been gone through, and how many there are. `None` if none is due.
+    pub fn compaction_progress(&self) -> Option<(u64, u64)> {
+        let compaction = self.engine_side.lock().state.compaction;
+        let due = self.body().published.lock().compacted;
+        let target = if compaction.target > compaction.done { compaction.target } else { due };
+        let revisions = |until: Revision| u64::try_from(until.get() - compaction.done.get()).unwrap_or_default();
+        let done = if compaction.target == target { revisions(compaction.next.main) } else { 0 };
+        (target > compaction.done).then(|| (done, revisions(target)))
+    }
+
     /// Removes up to `rows_max` rows of generations that nobody reads or writes any more. Blocks on the disk.
     pub fn cleanup_step(&self, rows_max: usize) -> Result<Progress> {
         let mut side = self.engine_side.lock();

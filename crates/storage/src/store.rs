@@ -5,7 +5,7 @@
 //! (the one writer), then one of the short ones in [`Body`] (`index`, `tail`, `system`, `published`), never two of them.
 
 use crate::cache::RecordCache;
-use crate::engine::{DiskSpace, Engine, EngineUsage};
+use crate::engine::{DiskSpace, Engine, EngineUsage, Tell};
 use crate::index::Index;
 use crate::keys::Keys;
 use crate::maintenance::EngineSide;
@@ -354,9 +354,10 @@ impl Store {
     }
 
     /// Gives space that the engine does not use back to the file system, for all groups together. Reads and writes go on
-    /// meanwhile. Needs disk space for a second copy of the rows while it runs. Blocks on the disk.
-    pub fn defragment(&self) -> Result<()> {
-        Ok(self.engine.compact()?)
+    /// meanwhile. Needs disk space for a second copy of the rows while it runs. `progress` is told how many bytes of rows are
+    /// done, and how many there are, if the engine knows that. Blocks on the disk.
+    pub fn defragment(&self, progress: Tell<'_>) -> Result<()> {
+        Ok(self.engine.compact(progress)?)
     }
 
     /// The file system that the engine is on; `None` if it has no files.

@@ -66,7 +66,7 @@ fn reads_and_writes_go_on_and_none_is_lost() {
     let (mut writes, mut reads) = (0, 0);
     std::thread::scope(|threads| {
         threads.spawn(|| {
-            engine.compact().unwrap();
+            engine.compact(&mut |_, _| ()).unwrap();
             done.store(true, Ordering::Release);
         });
         let mut random = 1_u32;
@@ -101,7 +101,7 @@ fn a_copy_that_was_cut_short_is_removed_and_nothing_else() {
     let engine = open(dir.path());
     assert!(!copy.exists());
     assert!(rows(&engine) == model);
-    engine.compact().unwrap();
+    engine.compact(&mut |_, _| ()).unwrap();
     assert!(!copy.exists());
     assert!(rows(&engine) == model);
 }
@@ -117,11 +117,25 @@ fn a_first_start_that_was_cut_short_is_begun_again() {
 }
 
 #[test]
+fn it_tells_how_far_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = open(dir.path());
+    sparse(&engine);
+    let rows_bytes = engine.usage().unwrap().used_bytes;
+    let mut told = Vec::new();
+    engine.compact(&mut |done, total| told.push((done, total))).unwrap();
+    assert!(told.len() > 2, "{told:?}");
+    assert!(told.is_sorted_by(|one, next| one.0 < next.0), "{told:?}");
+    assert!(told.iter().all(|(_, total)| *total == rows_bytes), "{told:?} of {rows_bytes}");
+    assert_eq!(told.last(), Some(&(rows_bytes, rows_bytes)));
+}
+
+#[test]
 fn what_was_flushed_before_is_durable_in_the_new_file() {
     let dir = tempfile::tempdir().unwrap();
     let engine = open(dir.path());
     let model = sparse(&engine);
-    engine.compact().unwrap();
+    engine.compact(&mut |_, _| ()).unwrap();
     // As after a kill: the file as it is, without the engine's own goodbye.
     let killed = tempfile::tempdir().unwrap();
     std::fs::copy(dir.path().join("engine.redb"), killed.path().join("engine.redb")).unwrap();

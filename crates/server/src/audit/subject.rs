@@ -39,7 +39,8 @@ pub fn only_reads(method: Method) -> bool {
         | Method::HealthWatch
         | Method::Leader
         | Method::Observe
-        | Method::ClusterHealth => true,
+        | Method::ClusterHealth
+        | Method::MaintenanceProgress => true,
         Method::Put
         | Method::Txn
         | Method::DeleteRange
@@ -195,7 +196,8 @@ fn try_describe(method: Method, message: Bytes, line: &mut Line) -> Result<(), p
         | Method::AuthStatus
         | Method::HealthCheck
         | Method::HealthWatch
-        | Method::ClusterHealth => {}
+        | Method::ClusterHealth
+        | Method::MaintenanceProgress => {}
     }
     Ok(())
 }

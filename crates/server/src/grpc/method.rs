@@ -115,6 +115,7 @@ methods! {
     HealthCheck Unary "/grpc.health.v1.Health/Check";
     HealthWatch ServerStream "/grpc.health.v1.Health/Watch";
     ClusterHealth Unary "/quorate.v1.Quorate/ClusterHealth";
+    MaintenanceProgress Unary "/quorate.v1.Quorate/MaintenanceProgress";
 }
 
 impl Method {

@@ -283,6 +283,7 @@ impl<'a> Call<'a> {
             Method::HealthCheck => Box::pin(self.unary(body, health::check)).await,
             Method::HealthWatch => Box::pin(self.stream(body, health::watch)).await,
             Method::ClusterHealth => Box::pin(self.unary(body, extension::cluster_health)).await,
+            Method::MaintenanceProgress => Box::pin(self.unary(body, extension::maintenance_progress)).await,
         }
     }
 

@@ -38,7 +38,7 @@ impl Method {
             Self::Campaign | Self::Proclaim | Self::Leader | Self::Observe | Self::Resign => Rule::Keys,
             Self::Watch => Rule::Watchers,
             Self::LeaseGrant | Self::LeaseKeepAlive | Self::LeaseLeases => Rule::User,
-            Self::MemberList | Self::Status | Self::ClusterHealth => Rule::User,
+            Self::MemberList | Self::Status | Self::ClusterHealth | Self::MaintenanceProgress => Rule::User,
             Self::Alarm => Rule::RootToChange,
             Self::UserGet | Self::RoleGet => Rule::Own,
             Self::Compact | Self::Defragment | Self::Hash | Self::HashKv | Self::Snapshot => Rule::Root,

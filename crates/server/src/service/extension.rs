@@ -2,7 +2,7 @@
 
 use crate::client::Client;
 use crate::status::status;
-use quorate_node::MemberHealth;
+use quorate_node::{MemberHealth, Work};
 use quorate_proto::quorate_v1 as pb;
 use tonic::Status;
 
@@ -14,6 +14,19 @@ pub async fn cluster_health(client: &Client, _: pb::ClusterHealthRequest) -> Res
         member_id: client.node.member_id().get(),
         members: members.into_iter().map(member).collect(),
         warnings: client.security.warnings(),
+    })
+}
+
+/// How far long work on this member's storage is.
+pub async fn maintenance_progress(
+    client: &Client,
+    _: pb::MaintenanceProgressRequest,
+) -> Result<pb::MaintenanceProgressResponse, Status> {
+    let progress = client.node.maintenance_progress();
+    let work = |work: Work| pb::Work { done: work.done, total: work.total };
+    Ok(pb::MaintenanceProgressResponse {
+        defragmentation: progress.defragmentation.map(work),
+        compaction: progress.compaction.map(work),
     })
 }
 

@@ -1,7 +1,9 @@
 //! Unary calls: answers, headers, and failures with etcd's codes and texts.
 
-use crate::harness::{outcome, start};
+use crate::harness::{TestServer, outcome, start};
 use quorate_proto::etcdserverpb as pb;
+use quorate_proto::quorate_v1::quorate_client::QuorateClient;
+use quorate_proto::quorate_v1::{MaintenanceProgressRequest, MaintenanceProgressResponse, Work};
 use tonic::Request;
 
 fn put(key: &str, value: impl Into<Vec<u8>>) -> pb::PutRequest {
@@ -115,5 +117,55 @@ async fn a_range_stream_has_all_keys_once_and_the_totals_at_the_end() {
     assert_eq!((count, more), (100, false));
     let sorted = pb::RangeRequest { sort_order: 2, ..get("k") };
     assert_eq!(outcome(kv.range_stream(sorted).await), "12 RangeStream does not support custom sort orders");
+    server.server.shutdown().await;
+}
+
+/// Asks how far the work is until it is done; how many of the answers said that it is half done.
+async fn halves(
+    server: &TestServer,
+    work: impl Future<Output = ()>,
+    pick: fn(MaintenanceProgressResponse) -> Option<Work>,
+) -> usize {
+    let mut quorate = QuorateClient::new(server.channel().await);
+    let mut halves = 0;
+    tokio::pin!(work);
+    loop {
+        tokio::select! {
+            () = &mut work => return halves,
+            progress = quorate.maintenance_progress(MaintenanceProgressRequest {}) => {
+                let Some(work) = pick(progress.unwrap().into_inner()) else { continue };
+                assert!(work.done <= work.total, "{work:?}");
+                halves += usize::from(work.done > 0 && work.done < work.total);
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn long_work_tells_how_far_it_is() {
+    const TXNS: usize = 100;
+    let server = start(&[]).await;
+    let mut kv = server.kv().await;
+    for txn in 0..TXNS {
+        let put = |op: usize| pb::RequestOp {
+            request: Some(pb::request_op::Request::RequestPut(pb::PutRequest {
+                key: format!("{txn}/{op}").into(),
+                value: vec![0; 10_000].into(),
+                ..Default::default()
+            })),
+        };
+        kv.txn(pb::TxnRequest { success: (0..100).map(put).collect(), ..Default::default() }).await.unwrap();
+    }
+    let all = pb::DeleteRangeRequest { key: "\0".into(), range_end: "9".into(), ..Default::default() };
+    let revision = kv.delete_range(all).await.unwrap().into_inner().header.unwrap().revision;
+    let compact = async {
+        kv.compact(pb::CompactionRequest { revision, physical: true }).await.unwrap();
+    };
+    assert!(halves(&server, compact, |progress| progress.compaction).await > 0);
+    let mut maintenance = server.maintenance().await;
+    let defragment = async {
+        maintenance.defragment(pb::DefragmentRequest {}).await.unwrap();
+    };
+    assert!(halves(&server, defragment, |progress| progress.defragmentation).await > 0);
     server.server.shutdown().await;
 }

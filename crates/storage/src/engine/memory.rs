@@ -1,6 +1,6 @@
 //! An engine without files, for tests and simulation. It keeps apart what was flushed, so that a test can cut the power.
 
-use super::{Batch, Engine, EngineUsage, Visit};
+use super::{Batch, Engine, EngineUsage, Tell, Visit};
 use crate::EngineError;
 use bytes::Bytes;
 use parking_lot::RwLock;
@@ -86,7 +86,7 @@ impl Engine for MemoryEngine {
         Ok(EngineUsage { file_bytes: bytes, used_bytes: bytes })
     }
 
-    fn compact(&self) -> Result<(), EngineError> {
+    fn compact(&self, _: Tell<'_>) -> Result<(), EngineError> {
         Ok(())
     }
 }

@@ -29,6 +29,9 @@ const REPLACEMENT_DIR: &str = "rebuild";
 /// Is shown one row after the other: key and value.
 pub type Visit<'a, T> = &'a mut dyn FnMut(&[u8], &[u8]) -> T;
 
+/// Is told how far a piece of work is: what is done, and how much it is in all, which may be an estimate.
+pub type Tell<'a> = &'a mut dyn FnMut(u64, u64);
+
 /// One ordered map of bytes. Values are up to about 1.6 MiB.
 pub trait Engine: Send + Sync {
     /// `redb`, `sled` or `memory`.
@@ -58,8 +61,9 @@ pub trait Engine: Send + Sync {
     }
 
     /// Gives unused file space back as far as the engine can. Reads go on; writes wait for small parts of it. Refused with
-    /// [`EngineError::NoSpace`], and without harm, if it needs more disk space than there is.
-    fn compact(&self) -> Result<(), EngineError>;
+    /// [`EngineError::NoSpace`], and without harm, if it needs more disk space than there is. An engine that knows how far it is
+    /// tells it in bytes of rows.
+    fn compact(&self, progress: Tell<'_>) -> Result<(), EngineError>;
 }
 
 /// What an engine takes on disk.

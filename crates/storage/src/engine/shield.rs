@@ -5,7 +5,7 @@
 //!
 //! This needs unwinding. A program that ends at every other panic, as a member has to, asks [`is_shielded`] in its panic hook.
 
-use super::{Batch, DiskSpace, Engine, EngineUsage, Visit};
+use super::{Batch, DiskSpace, Engine, EngineUsage, Tell, Visit};
 use crate::EngineError;
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -134,8 +134,8 @@ impl<E: Engine> Engine for Shield<E> {
         self.call(E::disk)
     }
 
-    fn compact(&self) -> Result<(), EngineError> {
-        self.call(E::compact)
+    fn compact(&self, progress: Tell<'_>) -> Result<(), EngineError> {
+        self.call(|engine| engine.compact(&mut |done, total| unshielded(|| progress(done, total))))
     }
 }
 
@@ -178,8 +178,8 @@ mod tests {
         fn usage(&self) -> Result<EngineUsage, EngineError> {
             self.rows.usage()
         }
-        fn compact(&self) -> Result<(), EngineError> {
-            self.rows.compact()
+        fn compact(&self, progress: Tell<'_>) -> Result<(), EngineError> {
+            self.rows.compact(progress)
         }
     }
 

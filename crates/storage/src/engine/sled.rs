@@ -11,7 +11,7 @@
 //! - With no flush interval every dropped handle flushes, and iterators hold one: the interval is "never" instead.
 
 use super::space::Space;
-use super::{Batch, DiskSpace, Engine, EngineConfig, EngineUsage, Visit};
+use super::{Batch, DiskSpace, Engine, EngineConfig, EngineUsage, Tell, Visit};
 use crate::EngineError;
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
@@ -298,7 +298,7 @@ impl Engine for SledEngine {
         self.space.disk().map(Some)
     }
 
-    fn compact(&self) -> Result<(), EngineError> {
+    fn compact(&self, _: Tell<'_>) -> Result<(), EngineError> {
         // Flushing rewrites sparse parts of the files; there is nothing else to ask sled for.
         self.flush()
     }

@@ -9,7 +9,7 @@ mod copy;
 use self::copy::Copy;
 use super::overlay::Overlay;
 use super::space::Space;
-use super::{Batch, DiskSpace, Engine, EngineConfig, EngineUsage, Visit};
+use super::{Batch, DiskSpace, Engine, EngineConfig, EngineUsage, Tell, Visit};
 use crate::EngineError;
 use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard, RwLock};
@@ -288,7 +288,7 @@ impl Engine for RedbEngine {
         self.space.as_ref().map(Space::disk).transpose()
     }
 
-    fn compact(&self) -> Result<(), EngineError> {
+    fn compact(&self, progress: Tell<'_>) -> Result<(), EngineError> {
         let usage = self.usage()?;
         if usage.used_bytes as f64 > usage.file_bytes as f64 * COMPACT_USED_SHARE_MAX {
             return Ok(());
@@ -300,7 +300,7 @@ impl Engine for RedbEngine {
         }
         let copy_path = self.path.with_file_name(COPY_NAME);
         *self.copy.lock() = Some(Copy::create(copy_path.clone())?);
-        let outcome = self.copy_rows(space).and_then(|()| self.switch());
+        let outcome = self.copy_rows(space, usage.used_bytes, progress).and_then(|()| self.switch());
         if outcome.is_err() {
             self.copy.lock().take();
             copy::remove(&copy_path)?;
@@ -321,7 +321,8 @@ impl RedbEngine {
     }
 
     /// Brings all rows to the copy. Writes wait for one portion at most, reads not at all.
-    fn copy_rows(&self, space: &Space) -> Result<(), EngineError> {
+    fn copy_rows(&self, space: &Space, total: u64, progress: Tell<'_>) -> Result<(), EngineError> {
+        let mut copied_bytes = 0;
         for portion in 1.. {
             let mut guard = self.copy.lock();
             // Nobody else takes it away.
@@ -334,6 +335,9 @@ impl RedbEngine {
             let is_due = portion % COPIES_PER_SYNC == 0;
             copy.take(&rows, if is_due { Durability::Immediate } else { Durability::None })?;
             MutexGuard::unlock_fair(guard);
+            copied_bytes += rows.bytes() as u64;
+            // Rows may be added while others are copied.
+            progress(copied_bytes, total.max(copied_bytes));
         }
         Ok(())
     }
