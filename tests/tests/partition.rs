@@ -45,6 +45,11 @@ async fn a_minority_refuses_what_needs_a_quorum(engines: Engines) {
     let write = minority.put("key", "lost").await;
     assert!(write.is_err(), "the minority acknowledged a write: {write:?}");
     let (_, kv) = minority.get("key", true).await.expect("a serializable read needs nobody");
+    if cluster.is_quorate() {
+        assert_eq!(minority.status().await.expect("a status needs nobody").errors, ["etcdserver: no leader"]);
+        assert!(cluster.log(alone).contains("there is no leader that a majority follows"), "its log does not say so");
+        assert!(cluster.log(others[0]).contains("a leader was elected"), "the log of the others does not say so");
+    }
     assert_eq!(kv.expect("the key is there").value, "before");
 
     cluster.links().heal().expect("mended");

@@ -12,6 +12,7 @@ use quorate_tests::client::Client;
 use quorate_tests::cluster::{Cluster, ClusterSpec};
 use quorate_tests::engine_tests;
 use quorate_tests::engines::Engines;
+use quorate_tests::quorate::Quorate;
 use quorate_tests::tools::{Etcdctl, skip};
 use tonic::{Code, Status};
 
@@ -274,6 +275,11 @@ async fn etcdctl_lists_and_disarms() {
         if !etcdctl.version.starts_with("3.4.") {
             let refused = etcdctl.run(&["endpoint", "health"]).expect_err("an alarm is not healthy");
             assert!(refused.to_string().contains("NOSPACE"), "{refused:#}");
+        }
+        if let Some(quorate) = Quorate::find() {
+            let (code, said) = quorate.refused(&["--endpoints", &cluster.endpoint(0), "endpoint", "health"]);
+            assert_eq!(code, Some(1), "{said}");
+            assert!(said.contains("failed to commit proposal: Active Alarm(s): NOSPACE \nError: unhealthy"), "{said}");
         }
         free_space(&cluster, &client).await;
         assert_eq!(etcdctl.run(&["alarm", "disarm"]).expect("it is disarmed"), line);

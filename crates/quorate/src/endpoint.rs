@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 
 use crate::context::Context;
 use crate::failure::{Exit, Failure, describe};
-use crate::print::{EndpointHealth, Reply};
+use crate::print::{EndpointHealth, Reply, alarm_name};
 
 /// Arguments of `endpoint`.
 #[derive(Debug, Clone, Args)]
@@ -136,16 +136,17 @@ async fn health(endpoints: Vec<String>, context: &Context) -> Result<(), Failure
     }
 }
 
-/// A linearizable read of any key: it needs the leader and a majority. Also returns what the server says to be unsafe.
+/// A linearizable read of any key: it needs the leader and a majority. Then the alarms, because a cluster that answers reads and
+/// refuses writes is not healthy. Also returns what the server says to be unsafe.
 async fn check_health(endpoint: String, client: Client) -> (EndpointHealth, Vec<String>) {
     let request = RangeRequest { key: "health".into(), ..Default::default() };
     let start = Instant::now();
     let outcome = client.kv().range(request).await;
     let took = start.elapsed();
     let error = match outcome {
-        Ok(_) => None,
+        Ok(_) => raised_alarms(&client).await,
         // The question went through consensus, and that is what counts.
-        Err(error) if error.is_permission_denied() => None,
+        Err(error) if error.is_permission_denied() => raised_alarms(&client).await,
         Err(error) => Some(describe(&error)),
     };
     let warnings = match error {
@@ -157,4 +158,17 @@ async fn check_health(endpoint: String, client: Client) -> (EndpointHealth, Vec<
         Some(_) => Vec::new(),
     };
     (EndpointHealth { endpoint, took, error }, warnings)
+}
+
+/// What the alarms have against the cluster, in etcdctl's words. Nothing, too, for a user who may not ask for them.
+async fn raised_alarms(client: &Client) -> Option<String> {
+    match client.alarm_list().await {
+        Ok(alarms) if alarms.is_empty() => None,
+        Ok(alarms) => {
+            let names: String = alarms.iter().map(|alarm| format!("{} ", alarm_name(alarm.alarm))).collect();
+            Some(format!("Active Alarm(s): {names}"))
+        }
+        Err(error) if error.is_permission_denied() => None,
+        Err(_) => Some("Unable to fetch the alarm list".to_owned()),
+    }
 }

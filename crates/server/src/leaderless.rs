@@ -1,4 +1,5 @@
-//! Watches for a leader that stays away, on behalf of the streams whose clients asked to be told (`hasleader`).
+//! Watches for a leader that stays away, on behalf of the streams whose clients asked to be told (`hasleader`), and of whoever reads
+//! the log.
 
 use quorate_node::Node;
 use std::time::Duration;
@@ -30,7 +31,17 @@ impl LeaderWatch {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(self.election_timeout) => {}
             }
-            without = if self.node.has_leader() { 0 } else { without + 1 };
+            let has_leader = self.node.has_leader();
+            if has_leader && without > TIMEOUTS_MAX {
+                tracing::info!("there is a leader again: serving all requests");
+            }
+            without = if has_leader { 0 } else { without + 1 };
+            if without == TIMEOUTS_MAX + 1 {
+                tracing::error!(
+                    "there is no leader that a majority follows: no write and no linearizable read is served here until a \
+                     majority of the members is up and reached"
+                );
+            }
             if without > TIMEOUTS_MAX {
                 self.lost.send_modify(|times| *times += 1);
             }

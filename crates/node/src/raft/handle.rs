@@ -404,6 +404,7 @@ impl RoleWatcher {
                 if changed && role.leader.is_some() {
                     self.contact.note();
                 }
+                tell_change(current, &role);
                 *current = role;
                 changed
             });
@@ -414,6 +415,22 @@ impl RoleWatcher {
                     role.stopped = true;
                 });
                 return;
+            }
+        }
+    }
+}
+
+/// Whoever looks for the cause of a bad minute looks for the elections first.
+fn tell_change(before: &Role, now: &Role) {
+    match (before.leader, now.leader) {
+        (None, None) => {}
+        (Some(lost), None) => {
+            tracing::warn!(lost = format!("{lost:x}"), term = now.term, "there is no leader until one is elected");
+        }
+        (_, Some(leader)) => {
+            if (before.leader, before.term) != (now.leader, now.term) {
+                let me = now.is_leader;
+                tracing::info!(leader = format!("{leader:x}"), term = now.term, me, "a leader was elected");
             }
         }
     }

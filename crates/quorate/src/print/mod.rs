@@ -179,7 +179,8 @@ pub fn event_type_name(event: &quorate_proto::mvccpb::Event) -> String {
     }
 }
 
-fn alarm_name(alarm: i32) -> String {
+/// Etcdctl's name of an alarm.
+pub fn alarm_name(alarm: i32) -> String {
     match AlarmType::try_from(alarm) {
         Ok(kind) => kind.as_str_name().to_owned(),
         Err(_) => alarm.to_string(),

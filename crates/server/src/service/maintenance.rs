@@ -22,7 +22,8 @@ pub async fn status(client: &Client, _: pb::StatusRequest) -> Result<pb::StatusR
     let header = client.node.header();
     let status = client.node.status();
     let mut errors = Vec::new();
-    if status.leader.is_none() {
+    // A leader that has lost its quorum leads nobody.
+    if !client.node.has_leader() {
         errors.push(quorate_node::Error::NoLeader.to_string());
     }
     // The trailing space is etcd's.
