@@ -150,14 +150,14 @@ async fn long_work_tells_how_far_it_is() {
         let put = |op: usize| pb::RequestOp {
             request: Some(pb::request_op::Request::RequestPut(pb::PutRequest {
                 key: format!("{txn}/{op}").into(),
-                value: vec![0; 3000].into(),
+                value: vec![0; 6000].into(),
                 ..Default::default()
             })),
         };
         kv.txn(pb::TxnRequest { success: (0..100).map(put).collect(), ..Default::default() }).await.unwrap();
     }
-    // Two of three: few enough rows are left that their space is worth giving back.
-    let most = pb::DeleteRangeRequest { key: "\0".into(), range_end: "7".into(), ..Default::default() };
+    // Nine of ten: few enough rows are left that the space of the others is worth giving back.
+    let most = pb::DeleteRangeRequest { key: "\0".into(), range_end: "9".into(), ..Default::default() };
     let revision = kv.delete_range(most).await.unwrap().into_inner().header.unwrap().revision;
     let compact = async {
         kv.compact(pb::CompactionRequest { revision, physical: true }).await.unwrap();
