@@ -180,8 +180,8 @@ async fn remove(group: &Group, config: &Config, id: u64) -> Result<Option<u64>, 
 }
 
 async fn update(group: &Group, update: pb::MemberUpdate) -> Result<Option<u64>, Error> {
-    check_urls(&update.peer_urls)?;
     let member = find(group, update.id)?;
+    check_urls(&update.peer_urls)?;
     refuse_url_in_use(&members(group)?, &update.peer_urls, Some(update.id))?;
     let node = MemberNode { peer_urls: update.peer_urls, ..member.node };
     proposed(group.raft.set_nodes(BTreeMap::from([(update.id, node)]), false).await)

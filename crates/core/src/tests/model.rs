@@ -63,6 +63,9 @@ impl Model {
                 Err(Rejection::Corrupt)
             }
             Command::Compact { revision } => {
+                if (revision.get(), self.compacted) == (0, 0) {
+                    return Ok(Reply::Compact);
+                }
                 if revision.get() <= self.compacted {
                     return Err(Rejection::Compacted);
                 }

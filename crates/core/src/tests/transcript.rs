@@ -143,7 +143,7 @@ fn keys_only_keeps_the_lease() {
 #[test]
 fn compaction_bounds_what_can_be_read() {
     check(
-        "put a 1; put a 2; put b 1; del b; compact 9; compact 0; compact 4; compact 4; compact 3; range ..@3; range ..@4;
+        "put a 1; put a 2; put b 1; del b; compact 9; compact -1; compact 0; compact 4; compact 0; compact 4; compact 3; range ..@3; range ..@4;
          range ..@-5; history; compact 5; range ..@4; range ..@5; history; put b 2; compact 6; history; restart; put b 3",
         expect![[r#"
             2 put@2
@@ -153,6 +153,8 @@ fn compaction_bounds_what_can_be_read() {
             5 rejected: etcdserver: mvcc: required revision is a future revision
             5 rejected: etcdserver: mvcc: required revision has been compacted
             5 compacted
+            5 compacted
+            5 rejected: etcdserver: mvcc: required revision has been compacted
             5 rejected: etcdserver: mvcc: required revision has been compacted
             5 rejected: etcdserver: mvcc: required revision has been compacted
             5 rejected: etcdserver: mvcc: required revision has been compacted
