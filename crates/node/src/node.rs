@@ -716,7 +716,7 @@ impl Node {
         self.check_root()?;
         let store = self.running.group.state.store.clone();
         let shown = self.running.defragmentation.clone();
-        let work = move || {
+        let work = move |_: &dyn Fn() -> bool| {
             let outcome = store.defragment(&mut |done, total| *shown.lock() = Some(Work { done, total }));
             *shown.lock() = None;
             outcome
@@ -734,18 +734,19 @@ impl Node {
         }
     }
 
-    /// Runs something that blocks for long on a thread of its own.
+    /// Runs something that blocks for long on a thread of its own. It can ask whether the caller has given up.
     async fn on_thread<T: Send + 'static>(
         &self,
         name: &'static str,
-        work: impl FnOnce() -> T + Send + 'static,
+        work: impl FnOnce(&dyn Fn() -> bool) -> T + Send + 'static,
     ) -> Result<T, Error> {
         let Ok(permit) = self.running.heavy.clone().try_acquire_owned() else { return Err(Error::TooManyHeavy) };
         let (sender, receiver) = tokio::sync::oneshot::channel();
         let task = async move {
             let _permit = permit;
+            let outcome = work(&|| sender.is_closed());
             // The caller may have given up.
-            let _ = sender.send(work());
+            let _ = sender.send(outcome);
         };
         self.running.env.spawn_dedicated(name, Box::pin(task));
         receiver.await.map_err(|_| Error::Stopped)
@@ -760,7 +761,7 @@ impl Node {
         self.check_running()?;
         self.check_root()?;
         let store = self.running.group.state.store.clone();
-        self.on_thread("quorate-snapshot", move || SnapshotReader::new(store.export())).await?
+        self.on_thread("quorate-snapshot", move |given_up| SnapshotReader::new(store.export(), given_up)).await?
     }
 
     /// Whether a leader is there, as far as this member can tell. A leader that has lost its quorum does not count.

@@ -41,11 +41,11 @@ enum Stage {
 }
 
 impl SnapshotReader {
-    /// Reads all records once. Blocks on the disk.
-    pub(crate) fn new(mut exporter: Exporter) -> Result<Self, Error> {
+    /// Reads all records once. Blocks on the disk. Ends early, with an error that nobody hears, when the caller has given up.
+    pub(crate) fn new(mut exporter: Exporter, given_up: &dyn Fn() -> bool) -> Result<Self, Error> {
         let meta = exporter.meta().clone();
         let buckets = etcd::small_buckets(&meta).map_err(|error| Error::Fatal(error.to_string()))?;
-        let (keys, mark) = plan_keys(&mut exporter, meta.revision)?;
+        let (keys, mark) = plan_keys(&mut exporter, meta.revision, given_up)?;
         exporter.rewind();
         let mut plan = Plan::default();
         for (name, elements) in buckets.range(..etcd::KEY) {
@@ -133,13 +133,20 @@ impl SnapshotReader {
     }
 }
 
-fn plan_keys(exporter: &mut Exporter, revision: Revision) -> Result<(BucketPlan, Option<Revision>), Error> {
+fn plan_keys(
+    exporter: &mut Exporter,
+    revision: Revision,
+    given_up: &dyn Fn() -> bool,
+) -> Result<(BucketPlan, Option<Revision>), Error> {
     let mut plan = BucketPlan::default();
     let mut newest = Revision::INITIAL;
     loop {
         let records = exporter.next(CHUNK_BYTES).map_err(|error| Error::Fatal(error.to_string()))?;
         if records.is_empty() {
             break;
+        }
+        if given_up() {
+            return Err(Error::Stopped);
         }
         for record in &records {
             let (key, value) = etcd::element_of(record);

@@ -112,7 +112,7 @@ fn filled() -> Arc<Store> {
 }
 
 async fn file_of(store: &Store) -> Vec<u8> {
-    let mut reader = SnapshotReader::new(store.export()).unwrap();
+    let mut reader = SnapshotReader::new(store.export(), &|| false).unwrap();
     let mut bytes = Vec::new();
     while let Some(chunk) = reader.next().await.unwrap() {
         bytes.extend_from_slice(&chunk);

@@ -4,6 +4,7 @@ use crate::harness::{TestServer, outcome, start};
 use quorate_proto::etcdserverpb as pb;
 use quorate_proto::etcdserverpb::watch_request::RequestUnion;
 use sha2::{Digest, Sha256};
+use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Streaming};
@@ -151,5 +152,29 @@ async fn the_health_service_knows_one_name() {
     assert_eq!(outcome(health.check(request("kv")).await), "5 unknown service");
     let mut changes = health.watch(Request::new(request(""))).await.unwrap().into_inner();
     assert_eq!(changes.message().await.unwrap().unwrap().status, 1);
+    server.server.shutdown().await;
+}
+
+/// A snapshot that nobody reads keeps what it needs from being removed, for as long as its client is there and no longer.
+#[tokio::test]
+async fn a_snapshot_ends_with_its_client() {
+    let server = start(&[]).await;
+    for key in ["a", "b", "c", "d"] {
+        for byte in [0, 1] {
+            put(&server, key, vec![byte; 1_000_000]).await;
+        }
+    }
+    let mut maintenance = server.maintenance().await;
+    let mut parts = maintenance.snapshot(pb::SnapshotRequest {}).await.unwrap().into_inner();
+    parts.message().await.unwrap().unwrap();
+    let revision = put(&server, "e", vec![]).await;
+    let mut kv = server.kv().await;
+    let compact = pb::CompactionRequest { revision, physical: true };
+    let mut compacting = tokio::spawn(async move { kv.compact(compact).await.map(drop) });
+    let still = tokio::time::timeout(Duration::from_millis(500), &mut compacting).await;
+    assert!(still.is_err(), "{still:?}: the snapshot reads what is to be removed");
+    drop((parts, maintenance));
+    let done = tokio::time::timeout(Duration::from_secs(20), compacting).await;
+    done.expect("nobody reads the snapshot any more").unwrap().unwrap();
     server.server.shutdown().await;
 }
