@@ -8,6 +8,7 @@ use crate::limits::Limit;
 use crate::status::status;
 use bytes::Bytes;
 use quorate_core::LeaseId;
+use quorate_node::Node;
 use quorate_proto::etcdserverpb as pb;
 use tonic::Status;
 
@@ -54,11 +55,19 @@ pub async fn leases(client: &Client, _: pb::LeaseLeasesRequest) -> Result<pb::Le
 
 /// Renews leases: one answer for each request, in order.
 pub fn keep_alive(session: Session) -> Body {
-    body(KeepAlives { session })
+    // Whether somebody may renew is decided when the stream begins. As in etcd, one that is open goes on when authentication is turned
+    // on, so that nobody's lease ends by that; a new one needs a name.
+    let node = match session.client.system.auth().enabled() {
+        true => session.client.node.clone(),
+        false => session.client.system.clone(),
+    };
+    body(KeepAlives { session, node })
 }
 
 struct KeepAlives {
     session: Session,
+    /// In whose name leases are renewed.
+    node: Node,
 }
 
 impl KeepAlives {
@@ -66,7 +75,7 @@ impl KeepAlives {
         self.session.track.received(message.len());
         let request: pb::LeaseKeepAliveRequest = decode(message)?;
         let lease = LeaseId::new(request.id);
-        let answer = self.session.client.node.lease_keep_alive(lease).await.map_err(|error| status(&error))?;
+        let answer = self.node.lease_keep_alive(lease).await.map_err(|error| status(&error))?;
         out.push(&pb::LeaseKeepAliveResponse {
             header: Some(convert::header(answer.header)),
             id: request.id,

@@ -116,6 +116,46 @@ async fn keep_alives_are_answered_in_order_and_an_unknown_lease_has_no_time_left
     server.server.shutdown().await;
 }
 
+/// Turning authentication on ends no lease that is kept alive, and no watcher that is there; what is asked anew needs a name.
+#[tokio::test]
+async fn streams_that_are_open_when_authentication_begins_go_on() {
+    let server = start(&[]).await;
+    let mut lease = server.lease().await;
+    lease.lease_grant(pb::LeaseGrantRequest { ttl: 60, id: 5 }).await.unwrap();
+    let (renewals, requests) = mpsc::channel(4);
+    let renew = || async { renewals.send(pb::LeaseKeepAliveRequest { id: 5 }).await.unwrap() };
+    renew().await;
+    let mut renewed = lease.lease_keep_alive(ReceiverStream::new(requests)).await.unwrap().into_inner();
+    assert_eq!(renewed.message().await.unwrap().unwrap().ttl, 60);
+    let mut watch = Watch::open(&server).await;
+    assert!(watch.create(key("a")).await.created);
+
+    let mut auth = pb::auth_client::AuthClient::new(server.channel().await);
+    let root = || "root".to_owned();
+    let add = pb::AuthUserAddRequest { name: root(), password: "x".into(), ..Default::default() };
+    auth.user_add(add).await.unwrap();
+    auth.user_grant_role(pb::AuthUserGrantRoleRequest { user: root(), role: root() }).await.unwrap();
+    auth.auth_enable(pb::AuthEnableRequest {}).await.unwrap();
+
+    renew().await;
+    assert_eq!(renewed.message().await.unwrap().unwrap().ttl, 60);
+    let requests = tokio_stream::iter([pb::LeaseKeepAliveRequest { id: 5 }]);
+    let nameless = match lease.lease_keep_alive(requests).await {
+        Ok(answers) => answers.into_inner().message().await,
+        Err(failure) => Err(failure),
+    };
+    assert_eq!(outcome(nameless), "3 etcdserver: user name is empty");
+    let refused = watch.create(key("b")).await;
+    assert!(refused.canceled && refused.cancel_reason.contains("user name is empty"), "{refused:?}");
+    let request = pb::AuthenticateRequest { name: root(), password: "x".into() };
+    let token = auth.authenticate(request).await.unwrap().into_inner().token;
+    let mut put = Request::new(pb::PutRequest { key: "a".into(), ..Default::default() });
+    put.metadata_mut().insert("token", token.parse().unwrap());
+    server.kv().await.put(put).await.unwrap();
+    assert_eq!(watch.next().await.events.len(), 1);
+    server.server.shutdown().await;
+}
+
 #[tokio::test]
 async fn a_snapshot_ends_with_the_hash_of_what_was_sent() {
     let server = start(&[]).await;
@@ -130,28 +170,6 @@ async fn a_snapshot_ends_with_the_hash_of_what_was_sent() {
     let mut hasher = Sha256::new();
     blobs.iter().for_each(|blob| hasher.update(blob));
     assert_eq!(hash.as_ref(), hasher.finalize().as_slice());
-    server.server.shutdown().await;
-}
-
-#[tokio::test]
-async fn streams_end_when_the_server_stops() {
-    let server = start(&[]).await;
-    let mut watch = Watch::open(&server).await;
-    watch.create(key("a")).await;
-    let ((), end) = tokio::join!(server.server.shutdown(), watch.responses.message());
-    assert_eq!(outcome(end), "14 etcdserver: server stopped");
-}
-
-#[tokio::test]
-async fn the_health_service_knows_one_name() {
-    use quorate_proto::health::health_client::HealthClient;
-    let server = start(&[]).await;
-    let mut health = HealthClient::new(server.channel().await);
-    let request = |service: &str| quorate_proto::health::HealthCheckRequest { service: service.to_owned() };
-    assert_eq!(health.check(request("")).await.unwrap().into_inner().status, 1);
-    assert_eq!(outcome(health.check(request("kv")).await), "5 unknown service");
-    let mut changes = health.watch(Request::new(request(""))).await.unwrap().into_inner();
-    assert_eq!(changes.message().await.unwrap().unwrap().status, 1);
     server.server.shutdown().await;
 }
 
@@ -176,5 +194,27 @@ async fn a_snapshot_ends_with_its_client() {
     drop((parts, maintenance));
     let done = tokio::time::timeout(Duration::from_secs(20), compacting).await;
     done.expect("nobody reads the snapshot any more").unwrap().unwrap();
+    server.server.shutdown().await;
+}
+
+#[tokio::test]
+async fn streams_end_when_the_server_stops() {
+    let server = start(&[]).await;
+    let mut watch = Watch::open(&server).await;
+    watch.create(key("a")).await;
+    let ((), end) = tokio::join!(server.server.shutdown(), watch.responses.message());
+    assert_eq!(outcome(end), "14 etcdserver: server stopped");
+}
+
+#[tokio::test]
+async fn the_health_service_knows_one_name() {
+    use quorate_proto::health::health_client::HealthClient;
+    let server = start(&[]).await;
+    let mut health = HealthClient::new(server.channel().await);
+    let request = |service: &str| quorate_proto::health::HealthCheckRequest { service: service.to_owned() };
+    assert_eq!(health.check(request("")).await.unwrap().into_inner().status, 1);
+    assert_eq!(outcome(health.check(request("kv")).await), "5 unknown service");
+    let mut changes = health.watch(Request::new(request(""))).await.unwrap().into_inner();
+    assert_eq!(changes.message().await.unwrap().unwrap().status, 1);
     server.server.shutdown().await;
 }
