@@ -119,6 +119,11 @@ impl Gauge {
         self.used.load(Relaxed)
     }
 
+    /// Whether nothing more can be taken.
+    pub fn is_full(&self) -> bool {
+        self.used() >= self.max
+    }
+
     /// Takes `amount`, unless that goes beyond the bound.
     pub fn take<G: Deref<Target = Self>>(this: G, amount: usize) -> Option<Taken<G>> {
         // Adding first and looking then is one atomic step; too much is given back at once.

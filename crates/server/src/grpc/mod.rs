@@ -59,6 +59,25 @@ impl AsRef<[u8]> for CountedAnswer {
     }
 }
 
+/// Counts a large answer until all of it is sent: a client may read slowly, or not at all.
+pub fn counted(shared: &Shared, message: Bytes) -> Bytes {
+    if message.len() <= ANSWER_BYTES_UNCOUNTED {
+        return message;
+    }
+    let (_, taken) = Gauge::add(Arc::clone(&shared.answers), message.len());
+    Bytes::from_owner(CountedAnswer { message, _taken: taken })
+}
+
+/// As [`counted`], if there is room for it, or no other.
+fn counted_if_room(shared: &Shared, message: Bytes) -> Result<Bytes, Status> {
+    if message.len() <= ANSWER_BYTES_UNCOUNTED {
+        return Ok(message);
+    }
+    let taken = Gauge::take_or_be_alone(Arc::clone(&shared.answers), message.len());
+    let taken = taken.ok_or_else(|| Limit::AnswerBytes.refusal())?;
+    Ok(Bytes::from_owner(CountedAnswer { message, _taken: taken }))
+}
+
 const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("application/grpc");
 
 /// Whether a request is gRPC's, and not plain HTTP.
@@ -232,7 +251,7 @@ impl<'a> Call<'a> {
         match self.method {
             Method::Range => self.unary(body, kv::range).await,
             Method::Put => self.unary(body, kv::put).await,
-            Method::Txn => self.unary(body, kv::txn).await,
+            Method::Txn => self.unary_that_changes(body, kv::txn, kv::has_changed).await,
             Method::DeleteRange => self.unary(body, kv::delete_range).await,
             // Boxed, so that what is rare does not make every request's future larger.
             Method::Compact => Box::pin(self.unary(body, kv::compact)).await,
@@ -293,12 +312,28 @@ impl<'a> Call<'a> {
         A: Message,
         F: Future<Output = Result<A, Status>>,
     {
+        let changes = self.method.is_proposed();
+        self.unary_that_changes(body, handler, move |_| changes).await
+    }
+
+    /// Of a method whose answer says whether it has changed something.
+    async fn unary_that_changes<Q, A, F>(
+        self,
+        body: Source,
+        handler: impl FnOnce(&'a Client, Q) -> F,
+        has_changed: impl FnOnce(&A) -> bool,
+    ) -> Response<Body>
+    where
+        Q: Message + Default,
+        A: Message,
+        F: Future<Output = Result<A, Status>>,
+    {
         let shared: &'a Shared = self.client.shared();
         // The scope also holds when the future is dropped, and with it the track.
         stages::scope(async move {
             let mut track = Track::start(shared, self.method);
             let mut witness = self.audit().map(|audit| audit.witness(&self.who, self.method));
-            let outcome = self.unary_message(body, handler, &mut track, witness.as_mut()).await;
+            let outcome = self.unary_message(body, handler, has_changed, &mut track, witness.as_mut()).await;
             if let Some(witness) = witness {
                 match &outcome {
                     Ok(message) => witness.end(message.get(PREFIX_BYTES..), (Code::Ok, "")).await,
@@ -323,6 +358,7 @@ impl<'a> Call<'a> {
         &self,
         body: Source,
         handler: impl FnOnce(&'a Client, Q) -> F,
+        has_changed: impl FnOnce(&A) -> bool,
         track: &mut Track<&'a Shared>,
         witness: Option<&mut Witness<'_>>,
     ) -> Result<Bytes, Status>
@@ -350,24 +386,13 @@ impl<'a> Call<'a> {
         let reply = handler(self.client, decode(message)?).await?;
         let mut out = BytesMut::new();
         encode(&reply, &mut out);
-        let message = self.counted(out.freeze())?;
+        // INVARIANT(refusal-unchanged): what has changed something is answered: a refusal says that nothing has happened.
+        let message = match has_changed(&reply) {
+            true => counted(self.client, out.freeze()),
+            false => counted_if_room(self.client, out.freeze())?,
+        };
         track.sent(1, message.len());
         Ok(message)
-    }
-
-    /// Counts a large answer until all of it is sent: a client may read slowly, or not at all. What may have changed something
-    /// is never refused for that, because a refusal says that nothing has happened.
-    fn counted(&self, message: Bytes) -> Result<Bytes, Status> {
-        if message.len() <= ANSWER_BYTES_UNCOUNTED {
-            return Ok(message);
-        }
-        let gauge = Arc::clone(&self.client.answers);
-        let taken = if self.method.is_proposed() {
-            Gauge::add(gauge, message.len()).1
-        } else {
-            Gauge::take_or_be_alone(gauge, message.len()).ok_or_else(|| Limit::AnswerBytes.refusal())?
-        };
-        Ok(Bytes::from_owner(CountedAnswer { message, _taken: taken }))
     }
 
     /// A method with one request and a stream of answers.

@@ -4,6 +4,7 @@ use super::range_stream::{RangeAnswers, check_streamable};
 use crate::client::Client;
 use crate::convert;
 use crate::grpc::{Body, Session};
+use crate::limits::Limit;
 use crate::status::{rejected, status};
 use quorate_core::{Op, Revision, Txn, check_delete, check_put, check_txn};
 use quorate_proto::etcdserverpb as pb;
@@ -41,6 +42,7 @@ pub async fn put(client: &Client, request: pb::PutRequest) -> Result<pb::PutResp
     let put = convert::put_request(request);
     check_put(&put).map_err(rejected)?;
     let txn = only(Op::Put(put));
+    admit_answer(client, &txn)?;
     let answer = client.ask(txn, |node, txn| async move { node.txn(txn).await }).await?;
     convert::put_answer(answer)
 }
@@ -50,6 +52,7 @@ pub async fn delete_range(client: &Client, request: pb::DeleteRangeRequest) -> R
     let delete = convert::delete_request(request);
     check_delete(&delete).map_err(rejected)?;
     let txn = only(Op::DeleteRange(delete));
+    admit_answer(client, &txn)?;
     let answer = client.ask(txn, |node, txn| async move { node.txn(txn).await }).await?;
     convert::delete_answer(answer)
 }
@@ -62,8 +65,48 @@ fn only(op: Op) -> Txn {
 pub async fn txn(client: &Client, request: pb::TxnRequest) -> Result<pb::TxnResponse, Status> {
     let txn = convert::txn_request(request, client.txn_ops_max)?;
     check_txn(&txn, client.txn_ops_max).map_err(rejected)?;
+    admit_answer(client, &txn)?;
     let answer = client.ask(txn, |node, txn| async move { node.txn(txn).await }).await?;
     Ok(convert::txn_answer(answer))
+}
+
+/// Refuses beforehand what could not be refused any more when its answer turns out to be large: where an operation changes
+/// something and another, or the same, tells what is or was there.
+fn admit_answer(client: &Client, txn: &Txn) -> Result<(), Status> {
+    let both = |ops: &[Op]| ops.iter().any(changes) && ops.iter().any(tells);
+    if client.answers.is_full() && (both(&txn.success) || both(&txn.failure)) {
+        return Err(Limit::AnswerBytes.refusal());
+    }
+    Ok(())
+}
+
+fn changes(op: &Op) -> bool {
+    match op {
+        Op::Range(_) => false,
+        Op::Put(_) | Op::DeleteRange(_) => true,
+        Op::Txn(txn) => !txn.is_read_only(),
+    }
+}
+
+fn tells(op: &Op) -> bool {
+    match op {
+        Op::Range(_) => true,
+        Op::Put(put) => put.prev_kv,
+        Op::DeleteRange(delete) => delete.prev_kv,
+        Op::Txn(txn) => txn.success.iter().chain(&txn.failure).any(tells),
+    }
+}
+
+/// Whether the transaction that this answers has changed something. If all that it did was to read, as one does whose comparison
+/// failed, it was as if it had not been.
+pub fn has_changed(answer: &pb::TxnResponse) -> bool {
+    use pb::response_op::Response;
+    answer.responses.iter().any(|op| match &op.response {
+        None | Some(Response::ResponseRange(_)) => false,
+        Some(Response::ResponsePut(_)) => true,
+        Some(Response::ResponseDeleteRange(delete)) => delete.deleted > 0,
+        Some(Response::ResponseTxn(txn)) => has_changed(txn),
+    })
 }
 
 /// Forgets history.

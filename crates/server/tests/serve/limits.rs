@@ -100,12 +100,101 @@ async fn answers_that_nobody_reads() {
     assert_eq!(overwritten.prev_kv.unwrap().value.len(), 300_000);
     drop(slow);
     // Beyond the bound, but alone.
-    let read_alone = async {
+    until_read(&mut kv, read).await;
+    server.server.shutdown().await;
+}
+
+fn op(request: Request) -> pb::RequestOp {
+    pb::RequestOp { request: Some(request) }
+}
+
+/// A transaction can be refused for its answer as long as it has changed nothing: when it only reads, when its comparison has
+/// failed, or before it has begun.
+#[tokio::test]
+async fn transactions_whose_answers_nobody_reads() {
+    let server = start(&["--max-answer-bytes=500000"]).await;
+    let mut kv = server.kv().await;
+    kv.put(put(300_000)).await.unwrap();
+    let read = || op(Request::RequestRange(pb::RangeRequest { key: "a".into(), ..Default::default() }));
+    let write = || op(Request::RequestPut(pb::PutRequest { key: "b".into(), ..Default::default() }));
+    let written = || pb::RangeRequest { key: "b".into(), ..Default::default() };
+    let reads = || pb::TxnRequest { success: vec![read()], ..Default::default() };
+    // Versions are not negative.
+    let never = pb::Compare { target_union: Some(pb::compare::TargetUnion::Version(-1)), ..Default::default() };
+    let fails = || pb::TxnRequest { compare: vec![never.clone()], success: vec![write()], failure: vec![read()] };
+    let both = || pb::TxnRequest { success: vec![write(), read()], ..Default::default() };
+
+    let slow = slow_reader(&server).await;
+    check(&server, kv.txn(reads()).await, Code::ResourceExhausted, TOO_MANY, "max-answer-bytes").await;
+    check(&server, kv.txn(fails()).await, Code::ResourceExhausted, TOO_MANY, "max-answer-bytes").await;
+    let nested = || pb::TxnRequest { success: vec![op(Request::RequestTxn(fails()))], ..Default::default() };
+    check(&server, kv.txn(nested()).await, Code::ResourceExhausted, TOO_MANY, "max-answer-bytes").await;
+    assert_eq!(kv.range(written()).await.unwrap().into_inner().count, 0);
+    // There is room when it begins: it is carried out, and answered.
+    assert_eq!(kv.txn(both()).await.unwrap().into_inner().responses.len(), 2);
+    kv.put(put(800_000)).await.unwrap();
+    drop(slow);
+    until_read(&mut kv, || pb::RangeRequest { key: "a".into(), ..Default::default() }).await;
+
+    let slow = slow_reader(&server).await;
+    let before = kv.range(written()).await.unwrap().into_inner().kvs[0].version;
+    check(&server, kv.txn(both()).await, Code::ResourceExhausted, TOO_MANY, "max-answer-bytes").await;
+    let overwrite = pb::PutRequest { prev_kv: true, ..put(1) };
+    check(&server, kv.put(overwrite).await, Code::ResourceExhausted, TOO_MANY, "max-answer-bytes").await;
+    let delete = pb::DeleteRangeRequest { key: "a".into(), prev_kv: true, ..Default::default() };
+    check(&server, kv.delete_range(delete).await, Code::ResourceExhausted, TOO_MANY, "max-answer-bytes").await;
+    assert_eq!(kv.range(written()).await.unwrap().into_inner().kvs[0].version, before);
+    // What tells nothing goes on.
+    let writes = pb::TxnRequest { success: vec![write()], failure: vec![read()], ..Default::default() };
+    kv.txn(writes).await.unwrap();
+    drop(slow);
+    server.server.shutdown().await;
+}
+
+/// Waits until a read is not refused.
+async fn until_read(kv: &mut KvClient<Channel>, read: impl Fn() -> pb::RangeRequest) {
+    let tries = async {
         while kv.range(read()).await.is_err() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    timeout(PATIENCE, read_alone).await.expect("what was not read has gone with its connection");
+    timeout(PATIENCE, tries).await.expect("what was not read has gone with its connection");
+}
+
+/// The text of an answer counts until the connection has taken it.
+#[tokio::test]
+async fn json_answers_that_nobody_reads() {
+    use tokio::io::AsyncWriteExt;
+    const KEYS: usize = 8;
+    let server = start(&["--max-answer-bytes=8300000"]).await;
+    let mut kv = server.kv().await;
+    for number in 0..KEYS {
+        kv.put(pb::PutRequest { key: format!("j{number}").into(), ..put(1_000_000) }).await.unwrap();
+    }
+    let read = || pb::RangeRequest { key: "j".into(), range_end: "k".into(), ..Default::default() };
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let mut slow = socket.connect(server.address.parse().unwrap()).await.unwrap();
+    let body = r#"{"key":"ag==","range_end":"aw=="}"#;
+    let length = body.len();
+    let request = format!("POST /v3/kv/range HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n{body}");
+    slow.write_all(request.as_bytes()).await.unwrap();
+    let counted = async {
+        loop {
+            let metrics = server.http("GET", "/metrics").await;
+            let value =
+                metrics.lines().find_map(|line| line.strip_prefix("quorate_answers_bytes ")).expect("the metric");
+            // Base64 is a third longer.
+            if value.parse::<f64>().unwrap() > 10_600_000.0 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, counted).await.expect("it counts");
+    check(&server, kv.range(read()).await, Code::ResourceExhausted, TOO_MANY, "max-answer-bytes").await;
+    drop(slow);
+    until_read(&mut kv, read).await;
     server.server.shutdown().await;
 }
 
