@@ -22,6 +22,7 @@ engine_tests! {
     the_disk_of_the_leader_fills_under_load: mixed;
     the_disks_of_all_fill_under_load: redb sled;
     a_disk_fills_while_much_is_under_way: redb sled;
+    a_full_leader_refuses_what_others_send_it: redb;
 }
 
 const NO_SPACE: &str = "etcdserver: mvcc: database space exceeded";
@@ -212,4 +213,37 @@ async fn a_disk_fills_while_much_is_under_way(engines: Engines) {
     cluster.wait_serving().await;
     wait_writable(&client).await;
     assert_holds(&client, &written).await;
+}
+
+/// The disk of the member that takes the writes has room; that of the leader, to which it sends them, has not a byte.
+async fn a_full_leader_refuses_what_others_send_it(engines: Engines) {
+    // More than the log has room for that is set aside already.
+    const REFUSED: usize = 400;
+    let Some(mut cluster) = start(3, engines).await else { return };
+    let leader = cluster.wait_leader().await;
+    let client = cluster.client((leader + 1) % 3);
+    client.put("before", "1").await.expect("there is room");
+    cluster.fill_disk(leader);
+    let value = "v".repeat(1_000_000);
+    let began = Instant::now();
+    let deadline = began + PATIENCE;
+    let mut refused = 0;
+    while refused < REFUSED {
+        assert!(Instant::now() < deadline, "{refused} of {REFUSED} writes are refused within {PATIENCE:?}");
+        match client.put("large", &value).await {
+            Ok(_) => {}
+            Err(status) => {
+                assert_eq!((status.code(), status.message()), (Code::ResourceExhausted, NO_SPACE));
+                refused += 1;
+            }
+        }
+    }
+    println!("{REFUSED} writes were refused in {:?}", began.elapsed());
+    assert!(client.get("before", true).await.expect("a read").1.is_some());
+    cluster.make_room(leader);
+    revive(&mut cluster, leader).await;
+    wait_writable(&client).await;
+    cluster.wait_serving().await;
+    assert_eq!(alarms(&client).await, [0; 0]);
+    cluster.assert_replicas_equal().await;
 }
