@@ -111,6 +111,11 @@ fn filled() -> Arc<Store> {
     store
 }
 
+#[test]
+fn what_nobody_waits_for_any_more_is_not_planned_to_the_end() {
+    assert!(matches!(SnapshotReader::new(filled().export(), &|| true), Err(Error::Stopped)));
+}
+
 async fn file_of(store: &Store) -> Vec<u8> {
     let mut reader = SnapshotReader::new(store.export(), &|| false).unwrap();
     let mut bytes = Vec::new();
