@@ -75,10 +75,10 @@ pub(crate) struct Running {
 pub(crate) async fn start(config: Config, env: Arc<dyn Env>) -> Result<Arc<Running>, Error> {
     check(&config)?;
     loop {
-        let mut opened = None;
-        let outcome = start_once(config.clone(), env.clone(), &mut opened).await;
+        let mut log = None;
+        let outcome = start_once(config.clone(), env.clone(), &mut log).await;
         if outcome.is_err()
-            && let Some((wal, ended)) = &opened
+            && let Some((wal, ended)) = &log
         {
             // Whoever starts next, or removes the directory, must not meet a writer of this log.
             close(wal, ended).await;
@@ -98,41 +98,52 @@ async fn close(wal: &Wal, ended: &watch::Receiver<bool>) {
     let _ = tokio::time::timeout(END_TIMEOUT, ended.clone().wait_for(|ended| *ended)).await;
 }
 
-async fn start_once(
-    config: Config,
-    env: Arc<dyn Env>,
-    opened: &mut Option<(Wal, watch::Receiver<bool>)>,
-) -> Result<Arc<Running>, Error> {
-    let lock = take_directory_patiently(&config, env.as_ref()).await?;
-    let (identity, fresh) = bootstrap::identity(&config, env.as_ref()).await?;
-    let wal_dir = wal_dir(&config);
-    if !fresh {
-        bootstrap::refuse_lost_log(env.as_ref(), &wal_dir)?;
-    }
+/// What is in a data directory, ready to serve: the log has the last entry that the state has, or begins behind it.
+struct Opened {
+    identity: DataIdentity,
+    wal: Wal,
+    log_ended: watch::Receiver<bool>,
+    store: Arc<Store>,
+    /// How often in a row the member has rebuilt itself.
+    rebuilds: u32,
+    lock: Box<dyn Send + Sync>,
+}
+
+/// A log, and what tells that its writer has written its last.
+type Log = (Wal, watch::Receiver<bool>);
+
+/// Opens the data directory. `log` is set as soon as the log is open, whatever comes of the rest.
+async fn open(config: &Config, env: &Arc<dyn Env>, log: &mut Option<Log>) -> Result<Opened, Error> {
+    let lock = take_directory_patiently(config, env.as_ref()).await?;
+    let (identity, fresh) = bootstrap::identity(config, env.as_ref()).await?;
+    let wal_dir = wal_dir(config);
     if fresh {
         // Before the directory says who it is: it would hold to that when the options are put right.
-        drop(open_listeners(&config, env.as_ref()).await?);
+        drop(open_listeners(config, env.as_ref()).await?);
+    } else {
+        bootstrap::refuse_lost_log(env.as_ref(), &wal_dir)?;
     }
-    let (wal, ended) = open_wal(&config, wal_dir, &identity, &env).await?;
-    *opened = Some((wal.clone(), ended.clone()));
+    let (wal, ended) = open_wal(config, wal_dir, &identity, env).await?;
+    *log = Some((wal.clone(), ended.clone()));
     if fresh {
-        bootstrap::keep(&config, env.as_ref(), &identity)?;
+        bootstrap::keep(config, env.as_ref(), &identity)?;
     }
-    let attempts = rebuild_if_due(&config, &env, &identity, &wal).await?;
-    let store = open_or_rebuild(&config, env.as_ref(), &identity).await?;
-    disaster::apply_flag(&config, env.as_ref(), &identity, &wal, &store).await?;
+    let rebuilds = rebuild_if_due(config, env, &identity, &wal).await?;
+    let store = open_or_rebuild(config, env.as_ref(), &identity).await?;
+    disaster::apply_flag(config, env.as_ref(), &identity, &wal, &store).await?;
     fit_log(&wal, &store).await?;
+    Ok(Opened { identity, wal, log_ended: ended, store, rebuilds, lock })
+}
+
+async fn start_once(config: Config, env: Arc<dyn Env>, log: &mut Option<Log>) -> Result<Arc<Running>, Error> {
+    let Opened { identity, wal, log_ended, store, rebuilds, lock } = open(&config, &env, log).await?;
     let stopped = watch::Sender::new(None);
-    let known = store.clone();
-    let known_directory: peer::KnownDirectory = Arc::new(move |member| {
-        known.members().into_iter().find(|(id, _)| id.get() == member).map(|(_, attributes)| attributes.data_dir_id)
-    });
     let peers = Peers::new(
         env.clone(),
         Identity { cluster_id: identity.cluster_id, member_id: identity.member_id, data_dir_id: identity.data_dir_id },
         config.election_timeout,
         on_refusal(identity.member_id, stopped.clone()),
-        known_directory,
+        known_directory(store.clone()),
     );
     let member = MemberId::new(identity.member_id);
     let heavy = Arc::new(Semaphore::new(config.heavy_max));
@@ -142,16 +153,7 @@ async fn start_once(
         Group::start(GroupId::DEFAULT, member, env.clone(), group_options(&config, &env), store, &wal, peers.clone())
             .await
             .map_err(Error::Fatal)?;
-    let upkeep_stop = Arc::new(Notify::new());
-    let (done, upkeep_done) = watch::channel(false);
-    let upkeep = Upkeep::new(&group, wal.clone(), upkeep_options(&config), upkeep_stop.clone());
-    env.spawn_dedicated(
-        "quorate-upkeep",
-        Box::pin(async move {
-            upkeep.run().await;
-            done.send_replace(true);
-        }),
-    );
+    let (upkeep_stop, upkeep_done) = start_upkeep(&config, env.as_ref(), &group, &wal);
     let config = Arc::new(config);
     let service = Arc::new(Service {
         config: config.clone(),
@@ -175,7 +177,7 @@ async fn start_once(
         Schedule { interval: config.corrupt_check_interval, compaction_interval: config.compact_hash_check_interval };
     let checks = CorruptionChecks::new(Arc::downgrade(&group), hashing.clone(), schedule);
     tasks.push(tokio::spawn(checks.run()));
-    let keeper = Keeper::new(&group, hashing.clone(), config.clone(), env.clone(), stopped.clone(), attempts);
+    let keeper = Keeper::new(&group, hashing.clone(), config.clone(), env.clone(), stopped.clone(), rebuilds);
     tasks.push(tokio::spawn(keeper.run()));
     let scrub = Scrub::new(&group, wal.clone(), env.clone(), config.scrub_bytes_per_second, config.scrub_interval);
     env.spawn_dedicated("quorate-scrub", Box::pin(scrub.run()));
@@ -197,7 +199,7 @@ async fn start_once(
         defragmentation: Arc::default(),
         upkeep_stop,
         upkeep_done,
-        log_ended: ended,
+        log_ended,
         tasks: Mutex::new(tasks),
         _lock: lock,
     }))
@@ -398,6 +400,21 @@ fn group_options(config: &Config, env: &Arc<dyn Env>) -> GroupOptions {
     }
 }
 
+/// Starts the upkeep: what stops it, and whether it has stopped.
+fn start_upkeep(config: &Config, env: &dyn Env, group: &Arc<Group>, wal: &Wal) -> (Arc<Notify>, watch::Receiver<bool>) {
+    let stop = Arc::new(Notify::new());
+    let (done, stopped) = watch::channel(false);
+    let upkeep = Upkeep::new(group, wal.clone(), upkeep_options(config), stop.clone());
+    env.spawn_dedicated(
+        "quorate-upkeep",
+        Box::pin(async move {
+            upkeep.run().await;
+            done.send_replace(true);
+        }),
+    );
+    (stop, stopped)
+}
+
 fn upkeep_options(config: &Config) -> UpkeepOptions {
     UpkeepOptions {
         flush_interval: config.flush_interval,
@@ -425,6 +442,13 @@ async fn open_listeners(config: &Config, env: &dyn Env) -> Result<Vec<Box<dyn Li
         })?);
     }
     Ok(listeners)
+}
+
+/// The data directory that the cluster knows of a member.
+fn known_directory(store: Arc<Store>) -> peer::KnownDirectory {
+    Arc::new(move |member| {
+        store.members().into_iter().find(|(id, _)| id.get() == member).map(|(_, attributes)| attributes.data_dir_id)
+    })
 }
 
 /// A peer that refuses us for good ends the node.
@@ -482,14 +506,12 @@ async fn watch_failure(
 /// A follower applies what the leader says is committed, also while its own log waits for the disk. If it ends then, and the engine
 /// was flushed, the state is ahead of the log, which may hold other entries at its place, of a leader that was deposed.
 async fn fit_log(wal: &Wal, store: &Store) -> Result<(), Error> {
-    let log = wal.group(GroupId::DEFAULT.get());
-    if rebuild::fits(&log, store.applied()) {
-        return Ok(());
-    }
-    // The log gives up what only the engine has from then on.
-    let durable = store.flush().map_err(|error| Error::Fatal(error.to_string()))?;
-    tracing::info!(index = durable.index, "the state is ahead of the log: the log goes on behind it");
-    rebuild::fit_log(&log, durable).await.map_err(|error| Error::Fatal(error.to_string()))
+    let make_durable = || {
+        let durable = store.flush().map_err(|error| Error::Fatal(error.to_string()))?;
+        tracing::info!(index = durable.index, "the state is ahead of the log: the log goes on behind it");
+        Ok(())
+    };
+    rebuild::fit_log(&wal.group(GroupId::DEFAULT.get()), store.applied(), make_durable).await
 }
 
 /// Rebuilds the member if that is due; returns how often in a row it has done so.

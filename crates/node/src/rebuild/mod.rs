@@ -16,7 +16,7 @@ mod pull;
 mod record;
 
 pub(crate) use leave::Leave;
-pub(crate) use pull::{Outgoing, Pulls, fit_log, fits, pull};
+pub(crate) use pull::{Outgoing, Pulls, fit_log, pull};
 pub(crate) use record::Record;
 
 use crate::corruption::{self, Hashing, Verdict};

@@ -123,7 +123,8 @@ pub(crate) async fn pull(
     if !sabotage!(RebuildKeepsOld) {
         env.finish_replacement(config.engine, &config.data_dir).map_err(|error| disk_error(config, &error))?;
     }
-    fit_log(&log, applied).await.map_err(|error| Error::Fatal(error.to_string()))?;
+    // The engine that was just put in its place is durable.
+    fit_log(&log, applied, || Ok(())).await?;
     // Only now: until here a start begins all over.
     Record { due: None, peer_urls: Vec::new(), ..record }.write(&config.data_dir, env.as_ref())?;
     tracing::info!(index = applied.index, "this member has rebuilt its state from the others");
@@ -196,9 +197,28 @@ async fn receive(config: &Config, env: &Arc<dyn Env>, from: &Connection, purged:
 }
 
 /// Makes the log fit the state, as after a snapshot of the leader: of what it holds only that goes which the state has, or
-/// which contradicts it, and therefore was never committed. The vote stays. What the state has must be durable.
-pub(crate) async fn fit_log(log: &GroupLog, applied: Applied) -> Result<(), WalError> {
-    let Some((term, index)) = raft::last_of(applied).filter(|_| !fits(log, applied)) else { return Ok(()) };
+/// which contradicts it, and therefore was never committed. The vote stays. Before anything goes, `make_durable` makes durable what
+/// the state has: from then on only the engine has it.
+///
+/// # Errors
+/// Those of `make_durable`, and of the log.
+pub(crate) async fn fit_log(
+    log: &GroupLog,
+    applied: Applied,
+    make_durable: impl FnOnce() -> Result<(), Error>,
+) -> Result<(), Error> {
+    let Some((term, index)) = raft::last_of(applied) else { return Ok(()) };
+    let state = log.state();
+    let begins_behind = state.purged.is_some_and(|(_, purged)| index <= purged);
+    if begins_behind || log.term_at(index) == Some(term) {
+        return Ok(());
+    }
+    make_durable()?;
+    begin_behind(log, term, index).await.map_err(|error| Error::Fatal(error.to_string()))
+}
+
+/// Gives up what the log has from `index` on, and what it has before it.
+async fn begin_behind(log: &GroupLog, term: u64, index: u64) -> Result<(), WalError> {
     let state = log.state();
     let purged = state.purged.map_or(0, |(_, purged)| purged);
     log.truncate_after(Some((index - 1).max(purged)))?;
@@ -212,14 +232,6 @@ pub(crate) async fn fit_log(log: &GroupLog, applied: Applied) -> Result<(), WalE
     });
     log.save_vote(vote, completion)?;
     durable.await.unwrap_or(Err(WalError::Closed))
-}
-
-/// Whether the log has the last entry that the state has, or begins behind it.
-pub(crate) fn fits(log: &GroupLog, applied: Applied) -> bool {
-    raft::last_of(applied).is_none_or(|(term, index)| {
-        let begins_behind = log.state().purged.is_some_and(|(_, purged)| index <= purged);
-        begins_behind || log.term_at(index) == Some(term)
-    })
 }
 
 #[cfg(test)]
@@ -277,7 +289,13 @@ mod tests {
         for ((term, index), purged, last) in cases {
             let dir = tempfile::tempdir().unwrap();
             let Log { log, wal, writer } = filled(dir.path()).await;
-            fit_log(&log, raft::applied_of(term, index)).await.unwrap();
+            let mut made_durable = false;
+            let make_durable = || {
+                made_durable = true;
+                Ok(())
+            };
+            fit_log(&log, raft::applied_of(term, index), make_durable).await.unwrap();
+            assert_eq!(made_durable, purged != (1, 4), "state {term}.{index}: nothing goes that is not durable");
             drop(log);
             wal.close();
             writer.await.unwrap();
