@@ -784,16 +784,6 @@ impl Node {
         }
     }
 
-    /// Waits while a leader is there; resolves when there has been none for `patience`.
-    pub async fn leader_lost(&self, patience: Duration) {
-        let look = patience / 8;
-        let mut missing = Duration::ZERO;
-        while missing < patience {
-            tokio::time::sleep(look).await;
-            missing = if self.has_leader() { Duration::ZERO } else { missing + look };
-        }
-    }
-
     /// Hands leadership over if it can, flushes, stops.
     pub async fn shutdown(&self) {
         self.running.shutdown().await;

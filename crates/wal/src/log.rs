@@ -81,29 +81,9 @@ impl Wal {
     }
 
     /// Numbers of the groups that are known, ascending: those in the log, and those that were asked for.
-    pub fn groups(&self) -> Vec<u32> {
+    #[cfg(test)]
+    pub(crate) fn groups(&self) -> Vec<u32> {
         self.handle.0.groups.lock().keys().copied().collect()
-    }
-
-    /// The groups that keep the oldest segment from being freed, each with the index that it must purge up to. With a
-    /// single segment there is nothing to free, and nobody is named.
-    pub fn holding_oldest_segment(&self) -> Vec<(u32, u64)> {
-        let oldest = {
-            let segments = self.handle.0.segments.lock();
-            match segments.keys().next() {
-                Some(&oldest) if segments.len() > 1 => oldest,
-                Some(_) | None => return Vec::new(),
-            }
-        };
-        let groups: Vec<Arc<Group>> = self.handle.0.groups.lock().values().cloned().collect();
-        let holds = |entry: &Entry| matches!(entry.whereabouts, Whereabouts::At(place) if place.sequence == oldest);
-        let purge_to = groups.iter().filter_map(|group| {
-            let state = group.state.lock();
-            // Positions grow with the index, so those in the oldest segment come first.
-            let held = state.entries.partition_point(holds) as u64;
-            (held > 0).then(|| (group.id, state.first_index + held - 1))
-        });
-        purge_to.collect()
     }
 
     /// Counters and gauges.

@@ -148,7 +148,6 @@ fn segments_go_when_every_group_has_purged_past_them_and_not_before() {
         fill(&busy, 1).await;
         settle().await;
         assert_eq!(log.wal.metrics().segments, grown, "one group still needs the first");
-        assert_eq!(log.wal.holding_oldest_segment(), [(2, 0)]);
         assert!(busy.bytes_after_purge() < 2000);
 
         idle.purge(1, 0).unwrap();
