@@ -1,5 +1,6 @@
-//! What the documents say of options, calls and commands is what is there: every option that they name exists, and
-//! `docs/API.md` has every call and command of etcd 3.6. (Its options have a test of their own, in `quorate-server`.)
+//! What the documents say of options, calls, commands and code is what is there: every option that they name exists, so does every
+//! file and function, and `docs/API.md` has every call and command of etcd 3.6. (Its options have a test of their own, in
+//! `quorate-server`.)
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -20,8 +21,12 @@ const ETCDS_COMMANDS: &str = "
 /// Those that are absent, for the reason in the document.
 const ABSENT: &[&str] = &["etcdutl hashkv", "etcdutl migrate", "etcd gateway", "etcd grpc-proxy"];
 
-/// Options of `cargo xtask sim` and `cargo xtask bench`.
-const DEVELOPERS: &str = "bug calls mode seed seeds shrink twice verbose json svg";
+/// What `cargo xtask` runs: programs that declare their options with `clap`, so that a field stands behind each `#[arg(long)]`.
+const DEVELOPERS_PROGRAMS: &[&str] =
+    &["crates/sim/src/main.rs", "tests/src/bin/quorate-chaos.rs", "benches/src/bin/quorate-bench.rs"];
+
+/// Its own commands compare words with their options.
+const XTASK: &str = "crates/xtask/src";
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
@@ -59,16 +64,46 @@ fn named(line: &str) -> impl Iterator<Item = &str> {
     })
 }
 
+/// The options of the programs for developers, which this crate cannot depend on: as their sources declare them.
+fn developers_options() -> BTreeSet<String> {
+    let mut options = BTreeSet::new();
+    for program in DEVELOPERS_PROGRAMS {
+        let source = std::fs::read_to_string(root().join(program)).unwrap();
+        let before = options.len();
+        for declared in source.split("#[arg(long").skip(1) {
+            let field = declared.lines().skip(1).find_map(|line| line.trim_start().split_once(": "));
+            let (name, _) = field.unwrap_or_else(|| panic!("{program}: an option without a field"));
+            options.insert(name.trim_start_matches("pub ").replace('_', "-"));
+        }
+        assert!(options.len() > before, "{program} declares no options");
+    }
+    for entry in std::fs::read_dir(root().join(XTASK)).unwrap() {
+        let source = std::fs::read_to_string(entry.unwrap().path()).unwrap();
+        let mut before = "";
+        for rest in source.split("\"--") {
+            let (name, after) = rest.split_once('"').unwrap_or_default();
+            // Other words with dashes are what it gives to other programs.
+            if before.ends_with("== ") || after.starts_with(" =>") {
+                options.insert(name.to_owned());
+            }
+            before = rest;
+        }
+    }
+    options
+}
+
 #[test]
 fn every_option_that_is_named_exists() {
-    let mut options: BTreeSet<String> = DEVELOPERS.split(' ').chain(["help", "version"]).map(str::to_owned).collect();
+    let mut options = developers_options();
+    options.extend(["help", "version"].map(str::to_owned));
     add_options(&crate::cli::command(), &mut options);
     add_options(&quorate_server::command(), &mut options);
     let (mut seen, mut unknown) = (0, Vec::new());
     for (path, text) in documents() {
         // Other programs have options as well.
         let ours = text.lines().filter(|line| {
-            !["cargo ", "openssl ", "etcdctl ", "quorate-bench"].iter().any(|program| line.contains(program))
+            let of_cargo = line.replace("cargo xtask", "").contains("cargo ");
+            !of_cargo && !["openssl ", "etcdctl "].iter().any(|program| line.contains(program))
         });
         for name in ours.flat_map(named) {
             seen += 1;
@@ -129,4 +164,38 @@ fn the_table_of_commands_has_every_command() {
             found = found.find_subcommand(word).unwrap_or_else(|| panic!("there is no {name}")).clone();
         }
     }
+}
+
+/// The file that a document names as `crate/file.rs`, without `src/`; `None` if the first word is not a crate.
+fn source_of(name: &str) -> Option<Vec<PathBuf>> {
+    let (package, file) = name.split_once('/')?;
+    let package = root().join("crates").join(package);
+    (package.is_dir() && file.ends_with(".rs")).then(|| vec![package.join("src").join(file), package.join(file)])
+}
+
+#[test]
+fn the_code_that_is_named_is_there() {
+    let (mut seen, mut missing) = (0, Vec::new());
+    for document in ["docs/INVARIANTS.md", "docs/ARCHITECTURE.md"] {
+        let text = std::fs::read_to_string(root().join(document)).unwrap();
+        // Every second part is what stands between two marks.
+        let parts: Vec<&str> = text.split('`').collect();
+        for (at, name) in parts.iter().enumerate().skip(1).step_by(2) {
+            let Some(candidates) = source_of(name) else { continue };
+            seen += 1;
+            let Some(source) = candidates.iter().find_map(|path| std::fs::read_to_string(path).ok()) else {
+                missing.push(format!("{document}: {name}"));
+                continue;
+            };
+            // A name right behind the file is of something in it.
+            if let [" ", item, ..] = &parts[at + 1..] {
+                let item = item.rsplit("::").next().unwrap_or_default();
+                if !source.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == item) {
+                    missing.push(format!("{document}: {item} of {name}"));
+                }
+            }
+        }
+    }
+    assert!(missing.is_empty(), "not there:\n{}", missing.join("\n"));
+    assert!(seen > 30, "only {seen} were found: that checks nothing");
 }
