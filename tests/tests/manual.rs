@@ -173,10 +173,22 @@ impl Site {
 
     /// Ends a member: by `TERM` in good order, by `KILL` as if its machine were lost.
     fn end(&mut self, number: usize, signal: &str) {
-        let mut child = self.running.remove(&number).unwrap();
-        let status = Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]).status().unwrap();
+        let member = self.running[&number].id();
+        let status = Command::new("kill").args([&format!("-{signal}"), &member.to_string()]).status().unwrap();
         assert!(status.success());
-        child.wait().unwrap();
+        self.wait_end(number);
+    }
+
+    /// Waits until a member has ended.
+    #[track_caller]
+    fn wait_end(&mut self, number: usize) {
+        let deadline = Instant::now() + PATIENCE;
+        // It stays among those that run until it has ended, so that its log is told if it does not.
+        while self.running.get_mut(&number).unwrap().try_wait().unwrap().is_none() {
+            assert!(Instant::now() < deadline, "n{number} does not end");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        self.running.remove(&number);
     }
 }
 
@@ -242,7 +254,7 @@ fn add_remove_replace_and_restart() {
     site.eventually("test \"$(quorate --endpoints 10.0.0.4:2379 get greeting --print-value-only)\" = hello");
     site.change("remove", "quorate member list | grep -v ' n4,'");
     // It ends by itself.
-    site.running.remove(&4).unwrap().wait().unwrap();
+    site.wait_end(4);
     std::fs::remove_dir_all(site.data_dir(4)).unwrap();
 
     // The leader is not among those that are asked for once it is lost, so it must not be n3.
