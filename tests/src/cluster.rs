@@ -416,6 +416,15 @@ impl Cluster {
         self.members[member].paused = false;
     }
 
+    /// Ends all members' processes as a crash would, and starts them again once all are gone.
+    ///
+    /// # Panics
+    /// When one is not running, or does not start.
+    pub fn crash_all(&mut self) {
+        (0..self.len()).for_each(|member| self.kill9(member));
+        (0..self.len()).for_each(|member| self.restart(member));
+    }
+
     /// Cuts a member's power: what it had not synced is lost, and its process is gone.
     ///
     /// # Panics
@@ -435,6 +444,14 @@ impl Cluster {
     /// When it has no disk of its own, or that cannot be mounted.
     pub fn restore_power(&mut self, member: usize) {
         self.disk(member).restore().expect("the disk is mounted again");
+    }
+
+    /// Makes everything durable that is on a member's disk.
+    ///
+    /// # Panics
+    /// When it has no disk of its own.
+    pub fn sync_disk(&self, member: usize) {
+        self.disk(member).sync().expect("a disk that takes what is written");
     }
 
     /// Fills a member's disk to the last byte.

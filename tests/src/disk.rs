@@ -51,6 +51,14 @@ impl Disk {
         run(Command::new("mount").args(["-o", "loop"]).arg(&self.image).arg(&self.mount))
     }
 
+    /// Makes everything durable that was written to it, whether its writers have asked for that or not.
+    ///
+    /// # Errors
+    /// When it cannot be.
+    pub fn sync(&self) -> Result<()> {
+        run(Command::new("sync").arg("-f").arg(&self.mount))
+    }
+
     /// Cuts the power.
     ///
     /// # Errors

@@ -70,12 +70,7 @@ async fn all_members_start_from_their_snapshots(engines: Engines) {
     let Some(mut cluster) = Cluster::start(spec(engines)).await else { return };
     let leader = cluster.wait_leader().await;
     write(&cluster, leader).await;
-    for member in 0..3 {
-        cluster.kill9(member);
-    }
-    for member in 0..3 {
-        cluster.restart(member);
-    }
+    cluster.crash_all();
     cluster.wait_serving().await;
     for member in 0..3 {
         assert_written(&cluster, member, 1).await;

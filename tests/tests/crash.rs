@@ -64,12 +64,7 @@ async fn all_members_are_killed_at_once(engines: Engines) {
     let load = Load::start(LoadSpec { seed: 3, ..LoadSpec::default() }, &cluster.endpoints());
     for round in 0..4_u64 {
         tokio::time::sleep(Duration::from_millis(400 + 150 * round)).await;
-        for member in 0..3 {
-            cluster.kill9(member);
-        }
-        for member in 0..3 {
-            cluster.restart(member);
-        }
+        cluster.crash_all();
         wait_progress(&load).await;
     }
     cluster.wait_serving().await;

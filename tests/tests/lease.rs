@@ -122,12 +122,7 @@ async fn leases_and_their_keys_survive_a_crash_of_all(engines: Engines) {
     let client = cluster.client(0);
     let id = grant(&client, 60).await;
     put_with(&client, "lease/key", id).await;
-    for member in 0..3 {
-        cluster.kill9(member);
-    }
-    for member in 0..3 {
-        cluster.restart(member);
-    }
+    cluster.crash_all();
     cluster.wait_serving().await;
     for member in 0..3 {
         let client = cluster.client(member);

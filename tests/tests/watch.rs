@@ -162,12 +162,7 @@ async fn a_watch_from_before_the_compaction_is_told_so(engines: Engines) {
     // What every member knows, it still knows after a crash.
     for crashed in [false, true] {
         if crashed {
-            for member in 0..3 {
-                cluster.kill9(member);
-            }
-            for member in 0..3 {
-                cluster.restart(member);
-            }
+            cluster.crash_all();
         }
         cluster.wait_serving().await;
         for member in 0..3 {
