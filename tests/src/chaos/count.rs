@@ -18,6 +18,8 @@ use crate::cluster::{Cluster, ClusterSpec};
 use crate::engines::Engines;
 
 const WRITERS: usize = 8;
+/// Members that serve acknowledge a write within this time, however busy the machine is.
+const ACKNOWLEDGED_MAX: Duration = Duration::from_secs(30);
 
 /// What is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +67,10 @@ pub async fn run(count: &Count) -> Result<()> {
         spec = spec.on_disks();
     }
     let Some(mut cluster) = Cluster::start(spec).await else { bail!("no cluster can be started here") };
+    if count.blow == Blow::PowerCut {
+        // What a first cut can take away is what clients write, not the member itself.
+        (0..cluster.len()).for_each(|member| cluster.sync_disk(member));
+    }
     let start = Instant::now();
     let writers =
         Arc::new(Writers { stop: AtomicBool::new(false), round: AtomicUsize::new(0), acknowledged: Mutex::default() });
@@ -118,6 +124,7 @@ async fn blows(count: &Count, cluster: &mut Cluster, writers: &Writers, random: 
     let mut done = Done::default();
     let mut said = 0;
     while done.count < count.target {
+        writers.wait_for_one().await?;
         tokio::time::sleep(Duration::from_millis(random.random_range(20..250))).await;
         let victims = draw_victims(count.members, random);
         for &member in &victims {
@@ -172,6 +179,16 @@ fn draw_victims(members: usize, random: &mut SmallRng) -> Vec<usize> {
 }
 
 impl Writers {
+    /// Waits until a write of this round was acknowledged: without one there is nothing that could be lost.
+    async fn wait_for_one(&self) -> Result<()> {
+        let start = Instant::now();
+        while self.acknowledged.lock().unwrap_or_else(PoisonError::into_inner).is_empty() {
+            ensure!(start.elapsed() < ACKNOWLEDGED_MAX, "no write was acknowledged in {ACKNOWLEDGED_MAX:?}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        Ok(())
+    }
+
     /// What was acknowledged since it was last asked.
     fn take(&self) -> Acknowledged {
         std::mem::take(&mut *self.acknowledged.lock().unwrap_or_else(PoisonError::into_inner))
