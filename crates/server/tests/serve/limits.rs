@@ -120,7 +120,12 @@ async fn transactions_whose_answers_nobody_reads() {
     let written = || pb::RangeRequest { key: "b".into(), ..Default::default() };
     let reads = || pb::TxnRequest { success: vec![read()], ..Default::default() };
     // Versions are not negative.
-    let never = pb::Compare { target_union: Some(pb::compare::TargetUnion::Version(-1)), ..Default::default() };
+    let never = pb::Compare {
+        target: pb::compare::CompareTarget::Version.into(),
+        key: "b".into(),
+        target_union: Some(pb::compare::TargetUnion::Version(-1)),
+        ..Default::default()
+    };
     let fails = || pb::TxnRequest { compare: vec![never.clone()], success: vec![write()], failure: vec![read()] };
     let both = || pb::TxnRequest { success: vec![write(), read()], ..Default::default() };
 
