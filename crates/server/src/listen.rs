@@ -18,7 +18,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use quorate_node::env::{self, bind};
+use quorate_node::env::{self, bind, bind_path};
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
@@ -103,10 +103,7 @@ impl Listener {
             Endpoint::Unix { path, .. } => {
                 let listener = match inherited.unix(path) {
                     Some(listener) => UnixListener::from_std(listener).map_err(failed)?,
-                    None => {
-                        remove_stale_socket(path).map_err(failed)?;
-                        UnixListener::bind(path).map_err(failed)?
-                    }
+                    None => bind_path(path).map_err(failed)?,
                 };
                 (Socket::Unix(listener), path.display().to_string())
             }
@@ -133,14 +130,6 @@ impl Listener {
     pub fn serves(&self) -> Serves {
         self.serves
     }
-}
-
-/// A socket file stays behind when its process is killed. One that nobody answers on is removed.
-fn remove_stale_socket(path: &std::path::Path) -> io::Result<()> {
-    if path.exists() && std::os::unix::net::UnixStream::connect(path).is_err() {
-        return std::fs::remove_file(path);
-    }
-    Ok(())
 }
 
 /// Accepts and serves connections.

@@ -6,7 +6,7 @@
 
 mod os;
 
-pub use os::{OsEnv, PeerTls, bind};
+pub use os::{OsEnv, PeerTls, bind, bind_path};
 
 use quorate_storage::{Engine, EngineConfig, EngineError, EngineKind, open_engine};
 use quorate_wal::Disk;

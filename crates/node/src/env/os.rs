@@ -171,6 +171,17 @@ impl Env for OsEnv {
     }
 }
 
+/// Binds a listener to a path. A socket file stays behind when its process is killed: one that nobody answers on is removed.
+///
+/// # Errors
+/// Somebody answers there, or the path cannot be had.
+pub fn bind_path(path: &Path) -> io::Result<UnixListener> {
+    if path.exists() && std::os::unix::net::UnixStream::connect(path).is_err() {
+        std::fs::remove_file(path)?;
+    }
+    UnixListener::bind(path)
+}
+
 fn no_tls() -> io::Error {
     io::Error::other("TLS between members is not set up (--peer-cert-file, --peer-key-file, --peer-trusted-ca-file)")
 }
@@ -226,12 +237,8 @@ struct Unix {
 }
 
 impl Unix {
-    /// What a process that was killed left there is removed; not so if somebody answers.
     fn bind(path: PathBuf, tls: Option<quorate_tls::Server>) -> io::Result<Self> {
-        if path.exists() && std::os::unix::net::UnixStream::connect(&path).is_err() {
-            std::fs::remove_file(&path)?;
-        }
-        Ok(Self { listener: UnixListener::bind(&path)?, path, tls })
+        Ok(Self { listener: bind_path(&path)?, path, tls })
     }
 }
 
