@@ -6,7 +6,8 @@ use crate::convert;
 use crate::grpc::{Body, Session};
 use crate::limits::Limit;
 use crate::status::{rejected, status};
-use quorate_core::{Op, Revision, Txn, check_delete, check_put, check_txn};
+use quorate_core::{Op, Revision, Txn, TxnReply, check_delete, check_put, check_txn};
+use quorate_node::Answer;
 use quorate_proto::etcdserverpb as pb;
 use quorate_sabotage::sabotage;
 use tonic::Status;
@@ -41,20 +42,14 @@ pub async fn range_stream(session: Session, request: pb::RangeRequest) -> Result
 pub async fn put(client: &Client, request: pb::PutRequest) -> Result<pb::PutResponse, Status> {
     let put = convert::put_request(request);
     check_put(&put).map_err(rejected)?;
-    let txn = only(Op::Put(put));
-    admit_answer(client, &txn)?;
-    let answer = client.ask(txn, |node, txn| async move { node.txn(txn).await }).await?;
-    convert::put_answer(answer)
+    convert::put_answer(carry_out(client, only(Op::Put(put))).await?)
 }
 
 /// Deletes keys.
 pub async fn delete_range(client: &Client, request: pb::DeleteRangeRequest) -> Result<pb::DeleteRangeResponse, Status> {
     let delete = convert::delete_request(request);
     check_delete(&delete).map_err(rejected)?;
-    let txn = only(Op::DeleteRange(delete));
-    admit_answer(client, &txn)?;
-    let answer = client.ask(txn, |node, txn| async move { node.txn(txn).await }).await?;
-    convert::delete_answer(answer)
+    convert::delete_answer(carry_out(client, only(Op::DeleteRange(delete))).await?)
 }
 
 fn only(op: Op) -> Txn {
@@ -65,9 +60,13 @@ fn only(op: Op) -> Txn {
 pub async fn txn(client: &Client, request: pb::TxnRequest) -> Result<pb::TxnResponse, Status> {
     let txn = convert::txn_request(request, client.txn_ops_max)?;
     check_txn(&txn, client.txn_ops_max).map_err(rejected)?;
+    Ok(convert::txn_answer(carry_out(client, txn).await?))
+}
+
+/// Puts, deletes and transactions are all transactions from here on.
+async fn carry_out(client: &Client, txn: Txn) -> Result<Answer<TxnReply>, Status> {
     admit_answer(client, &txn)?;
-    let answer = client.ask(txn, |node, txn| async move { node.txn(txn).await }).await?;
-    Ok(convert::txn_answer(answer))
+    client.ask(txn, |node, txn| async move { node.txn(txn).await }).await
 }
 
 /// Refuses beforehand what could not be refused any more when its answer turns out to be large: where an operation changes
