@@ -2,6 +2,7 @@
 
 use crate::env::Env;
 use crate::peer::{PeerError, Peers};
+use crate::start_stage::StartStage;
 use crate::{Config, EngineKind, Error, InitialClusterState};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
@@ -90,10 +91,12 @@ pub(crate) async fn identity(config: &Config, env: &dyn Env) -> Result<(DataIden
     }
     refuse_foreign_directory(disk.as_ref(), &config.data_dir)?;
     refuse_lost_identity(disk.as_ref(), config)?;
+    config.start_progress.enter(StartStage::AskingOthers);
     let identity = match config.initial_cluster_state {
         InitialClusterState::New => found(config, env).await?,
         InitialClusterState::Existing => join(config, env).await?,
     };
+    config.start_progress.enter(StartStage::Opening);
     Ok((identity, true))
 }
 

@@ -1,5 +1,6 @@
 //! What a node needs to know to start. Every limit is here, with its unit in its name.
 
+use crate::StartProgress;
 pub use quorate_storage::EngineKind;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -131,6 +132,8 @@ pub struct Config {
     pub fsync_observer: Option<FsyncObserver>,
     /// Told how long each flush of the storage engine took, which makes durable what was drained to it: for a histogram.
     pub flush_observer: Option<FsyncObserver>,
+    /// Tells how far the start is.
+    pub start_progress: StartProgress,
 }
 
 impl Default for Config {
@@ -186,6 +189,7 @@ impl Default for Config {
             unsafe_no_fsync: false,
             fsync_observer: None,
             flush_observer: None,
+            start_progress: StartProgress::default(),
         }
     }
 }

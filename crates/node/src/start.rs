@@ -11,6 +11,7 @@ use crate::raft::{MemberNode, RaftOptions, last_of, members_of};
 use crate::rebuild::{self, Keeper, Leave, Pulls, Record};
 use crate::scrub::Scrub;
 use crate::service::{self, Service};
+use crate::start_stage::StartStage;
 use crate::versions::VersionMonitor;
 use crate::watch::WatchOptions;
 use crate::{Config, Error, disaster, membership, urls};
@@ -114,6 +115,7 @@ type Log = (Wal, watch::Receiver<bool>);
 
 /// Opens the data directory. `log` is set as soon as the log is open, whatever comes of the rest.
 async fn open(config: &Config, env: &Arc<dyn Env>, log: &mut Option<Log>) -> Result<Opened, Error> {
+    config.start_progress.enter(StartStage::Opening);
     let lock = take_directory_patiently(config, env.as_ref()).await?;
     let (identity, fresh) = bootstrap::identity(config, env.as_ref()).await?;
     let wal_dir = wal_dir(config);
@@ -148,6 +150,7 @@ async fn start_once(config: Config, env: Arc<dyn Env>, log: &mut Option<Log>) ->
     let member = MemberId::new(identity.member_id);
     let heavy = Arc::new(Semaphore::new(config.heavy_max));
     let hashing = Hashing::new(env.clone(), store.clone(), heavy.clone());
+    config.start_progress.enter(StartStage::Comparing);
     check_data(&config, env.as_ref(), member, &hashing, &peers).await?;
     let group =
         Group::start(GroupId::DEFAULT, member, env.clone(), group_options(&config, &env), store, &wal, peers.clone())
@@ -519,7 +522,9 @@ async fn rebuild_if_due(config: &Config, env: &Arc<dyn Env>, identity: &DataIden
     let Some(record) = Record::read(&config.data_dir, env.as_ref())? else { return Ok(0) };
     let attempts = record.attempts;
     if record.due.is_some() {
+        config.start_progress.enter(StartStage::Rebuilding);
         rebuild::pull(config, env, identity, wal, record).await?;
+        config.start_progress.enter(StartStage::Opening);
     }
     Ok(attempts)
 }

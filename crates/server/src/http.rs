@@ -97,23 +97,30 @@ async fn route(shared: &Shared, method: &Method, uri: &Uri) -> Response<Body> {
     if let Some(answer) = debug(shared, method, path, uri.query().unwrap_or_default()).await {
         return answer;
     }
-    let check = path.strip_prefix('/').unwrap_or_default();
-    let known = matches!(path, "/version" | "/health" | "/metrics") || find_checks(check).next().is_some();
-    if !known {
-        return failure(StatusCode::NOT_FOUND, "404 page not found");
-    }
-    if method != Method::GET {
-        let mut response = failure(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed");
-        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET"));
-        return response;
+    if let Some(refusal) = refuse(method, path) {
+        return refusal;
     }
     let query = Query::parse(uri.query().unwrap_or_default());
     match path {
-        "/version" => success(JSON, version_json(&version::of_cluster(shared.system.status().versions))),
-        "/metrics" => success(METRICS, metrics::render(shared)),
+        "/version" => version_answer(&version::of_cluster(shared.system.status().versions)),
+        "/metrics" => metrics_answer(metrics::render(shared)),
         "/health" => health(shared, &query).await,
-        _ => run_checks(shared, check, &query).await,
+        _ => run_checks(shared, path.trim_start_matches('/'), &query).await,
     }
+}
+
+/// The answer where there is nothing, or nothing for this method.
+pub fn refuse(method: &Method, path: &str) -> Option<Response<Body>> {
+    let check = path.strip_prefix('/').unwrap_or_default();
+    if !matches!(path, "/version" | "/health" | "/metrics") && find_checks(check).next().is_none() {
+        return Some(failure(StatusCode::NOT_FOUND, "404 page not found"));
+    }
+    if method == Method::GET {
+        return None;
+    }
+    let mut response = failure(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed");
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET"));
+    Some(response)
 }
 
 /// Answers for a path below `/debug`, if it is there.
@@ -147,20 +154,32 @@ fn no_sniff(response: &mut Response<Body>) {
     response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
 }
 
+/// The answer of `/metrics`.
+pub fn metrics_answer(text: String) -> Response<Body> {
+    success(METRICS, text)
+}
+
+/// The answer of `/version`.
+pub fn version_answer(cluster: &str) -> Response<Body> {
+    success(JSON, version_json(cluster))
+}
+
 fn version_json(cluster: &str) -> String {
     format!(r#"{{"etcdserver":"{}","etcdcluster":"{cluster}","storage":"{cluster}"}}"#, version::ETCD_SERVER)
 }
 
 /// The parameters that matter here.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Query {
+pub struct Query {
     exclude: HashSet<String>,
     serializable: bool,
-    verbose: bool,
+    /// Tell each check, not only the outcome.
+    pub verbose: bool,
 }
 
 impl Query {
-    fn parse(query: &str) -> Self {
+    /// Reads them; what is not known does not matter.
+    pub fn parse(query: &str) -> Self {
         let mut parsed = Self::default();
         for part in query.split('&') {
             match part.split_once('=').unwrap_or((part, "")) {
@@ -184,11 +203,16 @@ async fn health(shared: &Shared, query: &Query) -> Response<Body> {
         Some(reason) => {
             shared.metrics.health_failures.increment();
             tracing::warn!(reason, "the health check failed");
-            // Reasons are etcd's texts and contain nothing that JSON would escape, but for a node's own words.
-            let reason = reason.replace('\\', "\\\\").replace('"', "\\\"");
-            failure(StatusCode::SERVICE_UNAVAILABLE, &format!(r#"{{"health":"false","reason":"{reason}"}}"#))
+            unhealthy_answer(&reason)
         }
     }
+}
+
+/// The answer of `/health` when the member is not well.
+pub fn unhealthy_answer(reason: &str) -> Response<Body> {
+    // Reasons are etcd's texts and contain nothing that JSON would escape, but for a node's own words.
+    let reason = reason.replace('\\', "\\\\").replace('"', "\\\"");
+    failure(StatusCode::SERVICE_UNAVAILABLE, &format!(r#"{{"health":"false","reason":"{reason}"}}"#))
 }
 
 async fn unhealthy(shared: &Shared, query: &Query) -> Option<String> {
@@ -252,6 +276,11 @@ async fn run_checks(shared: &Shared, path: &str, query: &Query) -> Response<Body
         tracing::error!(path, report, "the health check failed");
         return failure(StatusCode::SERVICE_UNAVAILABLE, &report);
     }
+    passed(&report, query)
+}
+
+/// The answer when all checks have passed.
+pub fn passed(report: &str, query: &Query) -> Response<Body> {
     let mut response = success(TEXT, if query.verbose { format!("{report}ok\n") } else { "ok\n".to_owned() });
     no_sniff(&mut response);
     response

@@ -35,6 +35,7 @@ mod rotate;
 mod run;
 mod service;
 mod shared;
+mod starting;
 mod status;
 mod tls;
 mod utc;

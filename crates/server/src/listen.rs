@@ -12,6 +12,7 @@ use crate::http as plain_http;
 use crate::inherited::Inherited;
 use crate::inline::{InlineExecutor, Requests};
 use crate::shared::Shared;
+use crate::starting::Front;
 use crate::wire::Wire;
 use http::{Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
@@ -135,7 +136,7 @@ impl Listener {
 /// Accepts and serves connections.
 #[derive(Clone)]
 pub struct Acceptor {
-    shared: Arc<Shared>,
+    front: Arc<Front>,
     limits: Limits,
     connections: Arc<Semaphore>,
     /// `--client-cert-auth`: the common name of a client's certificate says who the client is.
@@ -149,10 +150,10 @@ pub struct Acceptor {
 
 impl Acceptor {
     /// An acceptor that holds to the limits of `config` and ends with `stop`.
-    pub fn new(shared: Arc<Shared>, config: &ServerConfig, stop: CancellationToken) -> Self {
+    pub fn new(front: Arc<Front>, config: &ServerConfig, stop: CancellationToken) -> Self {
         let limits = &config.limits;
         Self {
-            shared,
+            front,
             names_are_users: config.client_tls.client_cert_auth,
             limits: limits.clone(),
             connections: Arc::new(Semaphore::new(limits.connections_max.min(Semaphore::MAX_PERMITS))),
@@ -274,18 +275,18 @@ impl Acceptor {
     where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        self.shared.metrics.connections_accepted.increment();
+        self.front.metrics.connections_accepted.increment();
         let active = Arc::new(AtomicBool::new(false));
         let peer = Arc::new(peer);
         let executor = InlineExecutor::default();
         let service = {
-            let (shared, active, peer) = (Arc::clone(&self.shared), Arc::clone(&active), Arc::clone(&peer));
+            let (front, active, peer) = (Arc::clone(&self.front), Arc::clone(&active), Arc::clone(&peer));
             let executor = executor.clone();
             service_fn(move |mut request: Request<Incoming>| {
                 active.store(true, Relaxed);
                 request.extensions_mut().insert(Arc::clone(&peer));
                 request.extensions_mut().insert(executor.clone());
-                serve(Arc::clone(&shared), serves, request)
+                answer(Arc::clone(&front), serves, request)
             })
         };
         let builder = builder(&self.limits, executor.clone());
@@ -305,7 +306,7 @@ impl Acceptor {
                 }
             }
         };
-        self.shared.metrics.connections_closed.increment();
+        self.front.metrics.connections_closed.increment();
         if let Err(error) = result {
             let common_name = peer.common_name.as_deref();
             tracing::debug!(remote = %peer.remote, common_name, error, "a connection ended with an error");
@@ -348,6 +349,16 @@ fn builder(limits: &Limits, executor: InlineExecutor) -> auto::Builder<InlineExe
         // gRPC does without, and it costs bytes in every answer.
         .auto_date_header(false);
     builder
+}
+
+/// Answers by the node, or by what there is before it.
+async fn answer(front: Arc<Front>, serves: Serves, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+    if let Some(shared) = front.shared() {
+        return serve(Arc::clone(shared), serves, request).await;
+    }
+    let mut response = front.answer(request.method(), request.uri());
+    front.access.allow_origin(request.headers().get(http::header::ORIGIN), &mut response);
+    Ok(response)
 }
 
 async fn serve(shared: Arc<Shared>, serves: Serves, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {

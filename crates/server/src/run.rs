@@ -9,6 +9,7 @@ use crate::leaderless::LeaderWatch;
 use crate::listen::{Acceptor, Listener, Serves};
 use crate::metrics::{Histogram, Metrics};
 use crate::shared::Shared;
+use crate::starting::Front;
 use crate::tls::Security;
 use crate::{StartError, log, memory, notify};
 use bytes::Bytes;
@@ -161,39 +162,51 @@ impl Server {
         let audit = config.audit.as_ref().map(AuditLog::open).transpose()?;
         let tokens = Tokens::load(&config.auth_token)?;
         let passwords = Passwords::new(config.login_queue_max, Arc::clone(&env));
-        let node = Node::start_in(config.node.clone(), env).await.map_err(StartError::Node)?;
+        let metrics = Arc::new(Metrics::new(config.metrics_extensive, fsyncs, flushes));
+        let security = Arc::new(security);
         let stopping = CancellationToken::new();
+        // A start that fails, or that nobody waits for any more, serves nothing more.
+        let end_with_start = stopping.clone().drop_guard();
+        let front = Arc::new(Front::new(
+            config.node.start_progress.clone(),
+            Arc::clone(&metrics),
+            config.access.clone(),
+            Arc::clone(&security),
+        ));
+        let acceptor = Acceptor::new(Arc::clone(&front), &config, stopping.clone());
+        let addresses = listeners.iter().map(|listener| (listener.serves(), listener.address().to_owned())).collect();
+        // Health and metrics can be asked from the start.
+        let (metrics_only, listeners): (Vec<_>, Vec<_>) =
+            listeners.into_iter().partition(|listener| listener.serves() == Serves::Metrics);
+        for listener in metrics_only {
+            tracing::info!(address = listener.address(), "serving metrics and health");
+            acceptor.listen(listener);
+        }
+        let node = Node::start_in(config.node.clone(), env).await.map_err(StartError::Node)?;
         let (leaderless, no_leader) = LeaderWatch::new(node.clone(), config.node.election_timeout);
         let shared = Arc::new(Shared::new(
             node.clone(),
             tokens,
             passwords,
             &config,
-            Metrics::new(config.metrics_extensive, fsyncs, flushes),
+            metrics,
             audit,
             security,
             no_leader,
             stopping.clone(),
         ));
         let detached = shared.detached.clone();
-        let acceptor = Acceptor::new(Arc::clone(&shared), &config, stopping.clone());
+        front.hand_over(Arc::clone(&shared));
         let tasks = TaskTracker::new();
         tasks.spawn(leaderless.run(stopping.clone()));
         if let Some(mode) = config.auto_compaction {
             tasks.spawn(Compactor::new(node.clone(), mode).run(stopping.clone()));
         }
-        let mut addresses = Vec::new();
         for listener in listeners {
             tracing::info!(address = listener.address(), serves = ?listener.serves(), "serving clients");
-            addresses.push((listener.serves(), listener.address().to_owned()));
-            match listener.serves() {
-                // Health and metrics can be asked from the start.
-                Serves::Metrics => acceptor.listen(listener),
-                Serves::All | Serves::Grpc | Serves::Http => {
-                    tasks.spawn(listen_when_ready(node.clone(), acceptor.clone(), listener, stopping.clone()));
-                }
-            }
+            tasks.spawn(listen_when_ready(node.clone(), acceptor.clone(), listener, stopping.clone()));
         }
+        end_with_start.disarm();
         Ok(Self {
             node,
             shared,

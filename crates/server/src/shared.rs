@@ -24,11 +24,11 @@ pub struct Shared {
     /// Hashes and verifies passwords.
     pub passwords: Passwords,
     /// Figures of the front.
-    pub metrics: Metrics,
+    pub metrics: Arc<Metrics>,
     /// Where requests are written down, if they are.
     pub audit: Option<AuditLog>,
     /// How connections are secured, and which are not.
-    pub security: Security,
+    pub security: Arc<Security>,
     /// Requests and streams under way.
     pub requests: Arc<Gauge>,
     /// Bytes of requests being read and carried out.
@@ -68,9 +68,9 @@ impl Shared {
         tokens: Tokens,
         passwords: Passwords,
         config: &ServerConfig,
-        metrics: Metrics,
+        metrics: Arc<Metrics>,
         audit: Option<AuditLog>,
-        security: Security,
+        security: Arc<Security>,
         no_leader: tokio::sync::watch::Receiver<u64>,
         stopping: CancellationToken,
     ) -> Self {

@@ -9,7 +9,7 @@ use crate::grpc::{Kind, Method};
 use crate::limits::Limit;
 use http::HeaderMap;
 use quorate_node::stages::{Stage, Stages};
-pub use render::{code_name, render};
+pub use render::{code_name, render, render_starting};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;

@@ -6,6 +6,7 @@ use crate::grpc::Method;
 use crate::http::CHECKS;
 use crate::limits::Limit;
 use crate::shared::Shared;
+use crate::tls::Security;
 use crate::version;
 use quorate_core::AlarmKind;
 use quorate_node::stages::Stage;
@@ -24,7 +25,24 @@ pub fn render(shared: &Shared) -> String {
     if let Some(log) = &shared.audit {
         audit(&mut text, log);
     }
-    super::security::render(&mut text, &shared.security);
+    of_process(&mut text, &shared.security, false);
+    let mut out = text.out;
+    out.push_str(&node);
+    out
+}
+
+/// What there is before there is a node.
+pub fn render_starting(security: &Security) -> String {
+    let mut text = Text { out: String::new(), known: HashSet::new() };
+    of_process(&mut text, security, true);
+    text.out
+}
+
+/// What the process has, whether it serves or not.
+fn of_process(text: &mut Text, security: &Security, starting: bool) {
+    let help = "Whether the member starts: it reads what is on disk, waits for others, or rebuilds itself.";
+    text.one("quorate_starting", "gauge", help, u8::from(starting));
+    super::security::render(text, security);
     if let Some(process) = process::read() {
         text.one("process_cpu_seconds_total", "counter", "User and system CPU time.", process.cpu_seconds);
         text.one("process_resident_memory_bytes", "gauge", "Memory in RAM.", process.resident_bytes);
@@ -36,9 +54,6 @@ pub fn render(shared: &Shared) -> String {
         text.one("os_fd_limit", "gauge", "Files that may be open.", process.max_fds);
         text.one("process_start_time_seconds", "gauge", "Start, since the epoch.", process.start_seconds);
     }
-    let mut out = text.out;
-    out.push_str(&node);
-    out
 }
 
 /// The metric families that `text` has.
