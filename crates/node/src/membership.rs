@@ -8,9 +8,10 @@ use crate::group::Group;
 use crate::raft::{MemberNode, ProposeError, RaftMember};
 use crate::{Config, Error, Member};
 use pb::member_change::Change;
-use quorate_core::{Command, MemberId};
+use quorate_core::{Command, MemberAttributes, MemberId};
 use quorate_proto::peer_v1 as pb;
 use quorate_sabotage::sabotage;
+use quorate_storage::Store;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -40,7 +41,7 @@ const CHANGE_TIMEOUT: Duration = Duration::from_secs(7);
 /// The members as applied here, sorted by id.
 pub(crate) fn members(group: &Group) -> Result<Vec<Member>, Error> {
     let raft = raft_members(group)?;
-    let attributes: BTreeMap<MemberId, _> = group.state.store.members().into_iter().collect();
+    let attributes = told(&group.state.store);
     Ok(raft
         .into_iter()
         .map(|member| {
@@ -56,6 +57,16 @@ pub(crate) fn members(group: &Group) -> Result<Vec<Member>, Error> {
             }
         })
         .collect())
+}
+
+/// What members have told of themselves.
+pub(crate) fn told(store: &Store) -> BTreeMap<MemberId, MemberAttributes> {
+    store.members().into_iter().filter(|(_, attributes)| !is_note(attributes)).collect()
+}
+
+/// Of a member that is removed before it has told anything there is a note without anything: see [`note`].
+fn is_note(attributes: &MemberAttributes) -> bool {
+    attributes.data_dir_id == 0
 }
 
 fn raft_members(group: &Group) -> Result<Vec<RaftMember>, Error> {
@@ -171,12 +182,29 @@ async fn remove(group: &Group, config: &Config, id: u64) -> Result<Option<u64>, 
         }
         return Err(Error::NotLeader);
     }
-    let Some(index) = proposed(group.raft.remove(id, member.voter).await)? else { return Ok(None) };
+    let Some(index) = take_out(group, &member).await? else { return Ok(None) };
     // From here on its id is never used again, and whoever hears from it tells it that it is gone.
     if !sabotage!(RemovedNotForgotten) {
         group.write(Command::MemberForget { member: MemberId::new(id) }).await?;
     }
     Ok(Some(index))
+}
+
+/// The first half of a removal: the membership. Where this leader does not come to the second one, the next does
+/// ([`forget_gone`]).
+async fn take_out(group: &Group, member: &RaftMember) -> Result<Option<u64>, Error> {
+    note(group, MemberId::new(member.id)).await?;
+    proposed(group.raft.remove(member.id, member.voter).await)
+}
+
+/// Whoever leads next must know that there was this member, even if it has told nothing of itself yet. If it does at this moment,
+/// the note may come to stand in place of that: it tells again (`start.rs`, `publish`).
+async fn note(group: &Group, member: MemberId) -> Result<(), Error> {
+    let known = group.state.store.members().iter().any(|(id, _)| *id == member);
+    if known || sabotage!(RemovedNotForgotten) {
+        return Ok(());
+    }
+    group.write(Command::MemberPublish { member, attributes: MemberAttributes::default() }).await.map(drop)
 }
 
 async fn update(group: &Group, update: pb::MemberUpdate) -> Result<Option<u64>, Error> {
@@ -256,7 +284,7 @@ fn count(members: &[Member], except: Option<u64>) -> (usize, usize) {
 /// Whether a member may vote: it has nearly the whole log, and the cluster has heard which data directory is its own. If a voter
 /// lost its directory before that, nobody could tell the empty one from it, and what it has acknowledged could be lost.
 fn caught_up(group: &Group, id: u64) -> bool {
-    if !group.state.store.members().iter().any(|(member, _)| member.get() == id) {
+    if !told(&group.state.store).contains_key(&MemberId::new(id)) {
         return false;
     }
     let (last, _) = group.raft.log_position();
@@ -335,6 +363,47 @@ async fn forget_gone(group: &Arc<Group>) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Node;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_member_that_has_told_nothing_is_forgotten_though_its_removal_was_interrupted() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config { data_dir: dir.path().to_owned(), listen_peer_urls: Vec::new(), ..Config::default() };
+        let node = Node::start(config).await.unwrap();
+        node.wait_ready().await.unwrap();
+        let added = node.member_add(vec!["http://127.0.0.1:1".into()], true).await.unwrap().body.0.id;
+        let group = node.group();
+        let member = find(group, added.get()).unwrap();
+        // What a leader does that ends before it has the member forgotten.
+        take_out(group, &member).await.unwrap();
+        let forgotten = async {
+            while !group.state.store.is_forgotten(added) {
+                tokio::time::sleep(PROMOTE_INTERVAL).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), forgotten).await.expect("whoever leads has it forgotten");
+        node.shutdown().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_member_that_is_noted_while_it_tells_who_it_is_tells_it_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config { data_dir: dir.path().to_owned(), listen_peer_urls: Vec::new(), ..Config::default() };
+        let node = Node::start(config).await.unwrap();
+        node.wait_ready().await.unwrap();
+        let (group, me) = (node.group(), node.member_id());
+        // The note was proposed before the leader had applied what the member tells.
+        let attributes = MemberAttributes::default();
+        group.write(Command::MemberPublish { member: me, attributes }).await.unwrap();
+        assert_eq!(super::members(group).unwrap()[0].name, "", "a note is no name");
+        let again = async {
+            while super::members(group).unwrap()[0].name != "default" {
+                tokio::time::sleep(PROMOTE_INTERVAL).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), again).await.expect("it tells its name again");
+        node.shutdown().await;
+    }
 
     fn members(started: usize, unstarted: usize) -> Vec<Member> {
         (0..started + unstarted)

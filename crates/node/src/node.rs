@@ -198,7 +198,7 @@ impl Node {
             }
             let mut applied = state.watch_applied();
             let me = MemberId::new(self.running.identity.member_id);
-            while !state.store.members().iter().any(|(id, _)| *id == me) {
+            while !membership::told(&state.store).contains_key(&me) {
                 if applied.changed().await.is_err() {
                     return;
                 }

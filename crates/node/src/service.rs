@@ -95,9 +95,8 @@ impl Service {
             return Some((pb::Refusal::NotMe, text));
         }
         // INVARIANT(identity): an id comes with the data directory that it has told the cluster, or not at all.
-        let known = store.members().into_iter().find(|(id, _)| *id == member);
-        match known {
-            Some((_, attributes)) if attributes.data_dir_id != hello.data_dir_id && !sabotage!(DataDirUnchecked) => {
+        match membership::told(store).get(&member) {
+            Some(attributes) if attributes.data_dir_id != hello.data_dir_id && !sabotage!(DataDirUnchecked) => {
                 Some((pb::Refusal::Wiped, wiped_text(hello.member_id)))
             }
             Some(_) | None => None,
@@ -188,7 +187,7 @@ impl Service {
     }
 
     fn cluster_info(&self, confirmed: bool) -> Result<pb::ClusterInfoReply, Error> {
-        let attributes: std::collections::BTreeMap<_, _> = self.group.state.store.members().into_iter().collect();
+        let attributes = membership::told(&self.group.state.store);
         let members = membership::members(&self.group)?.into_iter().map(|member| {
             let told = attributes.get(&member.id);
             pb::ClusterMember {

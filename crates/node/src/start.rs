@@ -50,6 +50,9 @@ const END_TIMEOUT: Duration = Duration::from_secs(30);
 const IN_USE_PATIENCE: Duration = Duration::from_secs(3);
 const IN_USE_PAUSE: Duration = Duration::from_millis(50);
 
+/// How often a member looks whether the cluster still knows its name.
+const TOLD_INTERVAL: Duration = Duration::from_secs(5);
+
 /// A running node.
 pub(crate) struct Running {
     pub(crate) config: Arc<Config>,
@@ -450,7 +453,7 @@ async fn open_listeners(config: &Config, env: &dyn Env) -> Result<Vec<Box<dyn Li
 /// The data directory that the cluster knows of a member.
 fn known_directory(store: Arc<Store>) -> peer::KnownDirectory {
     Arc::new(move |member| {
-        store.members().into_iter().find(|(id, _)| id.get() == member).map(|(_, attributes)| attributes.data_dir_id)
+        membership::told(&store).get(&MemberId::new(member)).map(|attributes| attributes.data_dir_id)
     })
 }
 
@@ -610,7 +613,8 @@ async fn watch_membership(group: Weak<Group>, peers: Arc<Peers>, me: u64, stoppe
     }
 }
 
-/// Tells the cluster this member's name and client URLs, if it does not know them yet.
+/// Tells the cluster this member's name and client URLs, as long as it does not know them. It may lose them again: a leader that
+/// began to remove this member at the moment at which it told them has a note in their place.
 async fn publish(group: Weak<Group>, config: Arc<Config>, identity: DataIdentity) {
     let member = MemberId::new(identity.member_id);
     let attributes = MemberAttributes {
@@ -620,9 +624,10 @@ async fn publish(group: Weak<Group>, config: Arc<Config>, identity: DataIdentity
     };
     loop {
         let Some(group) = group.upgrade() else { return };
-        let told = group.state.store.members().into_iter().find(|(id, _)| *id == member);
-        if told.is_some_and(|(_, told)| told == attributes) {
-            return;
+        if membership::told(&group.state.store).get(&member) == Some(&attributes) {
+            drop(group);
+            tokio::time::sleep(TOLD_INTERVAL).await;
+            continue;
         }
         let command = Command::MemberPublish { member, attributes: attributes.clone() };
         if let Err(error) = group.write(command).await {
