@@ -301,7 +301,9 @@ async fn a_stopped_member_is_defragmented() {
     let (code, said) = quorate.refused(&defrag);
     assert!(code == Some(1) && said.contains("in use by another process"), "{said}");
     cluster.terminate(0).await;
-    quorate.run(&defrag).expect("a defragmentation");
+    let said = quorate.run(&defrag).expect("a defragmentation");
+    let expected = format!("Finished defragmenting etcd data[{}]: ", dir.display());
+    assert!(said.starts_with(&expected) && said.ends_with(" before\n"), "{said}");
     cluster.restart(0);
     cluster.wait_member_serving(0).await;
     assert!(cluster.client(0).get("a", false).await.expect("a read").1.is_some());

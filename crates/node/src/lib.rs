@@ -43,7 +43,7 @@ pub use node::*;
 pub use quorate_core as core;
 pub use quorate_storage::HashKv;
 pub use quorate_storage::engine::is_shielded as is_engine_panic;
-pub use restore::{Restore, Restored, defragment, restore};
+pub use restore::{Defragmented, Restore, Restored, defragment, restore};
 pub use snapshot::{SNAPSHOT_MAGIC, SnapshotReader, SnapshotStatus, snapshot_status};
 pub use start_stage::{StartProgress, StartStage};
 pub use verify::{DiskFault, Verified, Verify, verify};

@@ -132,12 +132,21 @@ async fn begin_log(config: &Config, identity: &bootstrap::DataIdentity, env: &Ar
     durable.await.unwrap_or(Err(WalError::Closed))
 }
 
+/// What a defragmentation has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Defragmented {
+    /// What the engine's files took.
+    pub bytes_before: u64,
+    /// What they take now.
+    pub bytes_after: u64,
+}
+
 /// Gives space of a stopped member's engine that is not used back to the file system. `progress` is told how many bytes of rows are
 /// done, and how many there are. Blocks on the disk.
 ///
 /// # Errors
 /// [`Error::Fatal`]: a member runs on the directory, it is not one of Quorate's, or the disk fails.
-pub fn defragment(data_dir: &Path, env: &dyn Env, progress: &mut dyn FnMut(u64, u64)) -> Result<(), Error> {
+pub fn defragment(data_dir: &Path, env: &dyn Env, progress: &mut dyn FnMut(u64, u64)) -> Result<Defragmented, Error> {
     let identity = bootstrap::stored_identity(data_dir, env)?.ok_or_else(|| {
         Error::Fatal(format!(
             "{}: this is not the data directory of a member: there is no IDENTITY",
@@ -146,5 +155,9 @@ pub fn defragment(data_dir: &Path, env: &dyn Env, progress: &mut dyn FnMut(u64, 
     })?;
     let config = Config { data_dir: data_dir.to_owned(), engine: identity.engine, ..Config::default() };
     let _lock = take_directory(&config, env)?;
-    open_store(&config, env)?.defragment(progress).map_err(storage_error)
+    let store = open_store(&config, env)?;
+    let file_bytes = || store.engine_usage().map(|usage| usage.file_bytes).map_err(storage_error);
+    let bytes_before = file_bytes()?;
+    store.defragment(progress).map_err(storage_error)?;
+    Ok(Defragmented { bytes_before, bytes_after: file_bytes()? })
 }

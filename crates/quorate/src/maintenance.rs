@@ -6,11 +6,12 @@ use clap::{Args, Subcommand};
 use quorate_proto::etcdserverpb::alarm_request::AlarmAction;
 use quorate_proto::etcdserverpb::downgrade_request::DowngradeAction;
 use quorate_proto::etcdserverpb::*;
+use quorate_server::offline::Defragmented;
 
 use crate::context::Context;
 use crate::endpoint::ScopeArgs;
 use crate::failure::{Exit, Failure, describe};
-use crate::golang::parse_uint;
+use crate::golang::{human_bytes, parse_uint};
 use crate::print::{Reply, line};
 use crate::progress::{Progress, Task, watched};
 
@@ -94,7 +95,10 @@ impl DefragArgs {
                 let mut progress = Progress::new("defragmenting");
                 quorate_server::offline::defragment(&work, &mut |done, total| progress.show(done, total))
             });
-            return done.await.map_err(|error| failed(&error))?.map_err(|error| failed(&error));
+            let Defragmented { bytes_before, bytes_after } =
+                done.await.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?;
+            let (after, before) = (human_bytes(bytes_after), human_bytes(bytes_before));
+            return line(format_args!("Finished defragmenting etcd data[{}]: {after}, {before} before", dir.display()));
         }
         let client = context.client().await?;
         let mut failed = false;

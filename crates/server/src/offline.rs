@@ -2,6 +2,7 @@
 //! directories and flags; what is in the files, `quorate-node` knows.
 
 use crate::{ServerConfig, StartError};
+pub use quorate_node::Defragmented;
 use quorate_node::Error;
 use quorate_node::env::{Env, OsEnv};
 use std::ffi::OsString;
@@ -133,6 +134,6 @@ pub fn verify(
 ///
 /// # Errors
 /// [`Error::Fatal`]: a member runs on the directory, it is none, or the disk fails.
-pub fn defragment(data_dir: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<(), Error> {
+pub fn defragment(data_dir: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<Defragmented, Error> {
     quorate_node::defragment(data_dir, &OsEnv::new(), progress)
 }

@@ -9,6 +9,7 @@ mod client;
 mod error;
 mod files;
 mod handshake;
+mod log_limit;
 mod pending;
 mod policy;
 mod reload;

@@ -6,11 +6,11 @@
 
 use crate::certificate::Certificate;
 use crate::handshake::{Counts, HandshakeError, Reason};
+use crate::log_limit::LogLimit;
 use crate::pending::Pending;
 use crate::reload::Reloading;
 use crate::verify::{self, Allowed};
 use crate::{Error, KeyPair, Policy, address, files};
-use parking_lot::Mutex;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::sign::SingleCertAndKey;
 use std::net::SocketAddr;
@@ -23,9 +23,6 @@ use tokio_rustls::server::TlsStream;
 
 /// Handshakes under way.
 const HANDSHAKES_MAX: usize = 1024;
-
-/// Log lines about rejected connections.
-const LINES_PER_SECOND_MAX: u32 = 10;
 
 /// How long, and for how many bytes, a refused side is listened to, so that it can read why it was refused.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -182,7 +179,8 @@ impl Server {
         if error.reason == Reason::Closed {
             // Balancers look whether a port is open, and say nothing.
             tracing::debug!(subject, from, reason, %error, "rejected a connection");
-        } else if let Some(unsaid) = self.inner.log_limit.take(Instant::now()) {
+        } else if let Some(unsaid) = self.inner.log_limit.take(remote.map(|remote| remote.ip()), error, Instant::now())
+        {
             tracing::warn!(subject, from, reason, %error, unsaid, "rejected a connection");
         }
     }
@@ -244,33 +242,6 @@ fn load(options: &ServerOptions) -> Result<Loaded, Error> {
     Ok(Loaded { config: Arc::new(config), not_after })
 }
 
-/// Keeps those who are rejected from filling the log.
-#[derive(Default)]
-struct LogLimit(Mutex<LogState>);
-
-#[derive(Default)]
-struct LogState {
-    second: Option<Instant>,
-    lines: u32,
-    unsaid: u64,
-}
-
-impl LogLimit {
-    /// Whether there may be another line now; if so, how many there might have been since the last one.
-    fn take(&self, now: Instant) -> Option<u64> {
-        let mut state = self.0.lock();
-        if state.second.is_none_or(|second| now.duration_since(second) >= Duration::from_secs(1)) {
-            (state.second, state.lines) = (Some(now), 0);
-        }
-        if state.lines == LINES_PER_SECOND_MAX {
-            state.unsaid += 1;
-            return None;
-        }
-        state.lines += 1;
-        Some(std::mem::take(&mut state.unsaid))
-    }
-}
-
 /// Lets the other side read the alert. Closing a socket with unread bytes in it makes the system drop what was sent.
 async fn say_farewell<I: AsyncRead + AsyncWrite + Unpin>(mut io: I) {
     let farewell = async {
@@ -286,18 +257,4 @@ async fn say_farewell<I: AsyncRead + AsyncWrite + Unpin>(mut io: I) {
     };
     // Whoever does not want to know why need not.
     let _ = tokio::time::timeout(FAREWELL, farewell).await;
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn those_who_are_rejected_do_not_fill_the_log() {
-        let (limit, start) = (LogLimit::default(), Instant::now());
-        let said = (0..100).filter(|_| limit.take(start).is_some()).count();
-        assert_eq!(said, LINES_PER_SECOND_MAX as usize);
-        assert_eq!(limit.take(start + Duration::from_secs(1)), Some(90));
-        assert_eq!(limit.take(start + Duration::from_secs(1)), Some(0));
-    }
 }

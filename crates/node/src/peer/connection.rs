@@ -1,6 +1,7 @@
 //! The dialling side: a connection, and the link that keeps one to a member.
 
 use super::frame::{self, FrameReader};
+use super::reported::Reported;
 use super::{AnswerReceiver, Identity, KnownDirectory, OnRefusal, Outgoing, PeerError, Traffic, await_answer};
 use crate::env::{ByteStream, Env};
 use bytes::BytesMut;
@@ -121,7 +122,8 @@ async fn connect_one(env: &dyn Env, dial: &Dial<'_>, url: &str) -> Result<Connec
     let closed = Arc::new(Notify::new());
     let traffic = dial.traffic.clone();
     tokio::spawn(write_requests(write, receiver, unanswered.clone(), closed.clone(), traffic.clone()));
-    tokio::spawn(read_responses(reader, unanswered, closed.clone(), timeout, traffic.clone()));
+    let from = Dialled { member: dial.to, url: url.to_owned() };
+    tokio::spawn(read_responses(reader, unanswered, closed.clone(), timeout, traffic.clone(), from));
     Ok(Connection { queue, closed, traffic })
 }
 
@@ -174,6 +176,13 @@ async fn write_requests(
     lose(&unanswered);
 }
 
+/// Who is at the other end, for the log.
+struct Dialled {
+    /// 0: whoever is there.
+    member: u64,
+    url: String,
+}
+
 /// Owns the receiving half.
 async fn read_responses(
     mut reader: FrameReader<ReadHalf<Box<dyn ByteStream>>>,
@@ -181,6 +190,7 @@ async fn read_responses(
     closed: Arc<Notify>,
     idle_timeout: Duration,
     traffic: Arc<Traffic>,
+    from: Dialled,
 ) {
     loop {
         let response = tokio::select! {
@@ -197,7 +207,9 @@ async fn read_responses(
             // Silence is fine while nothing is owed.
             Err(_elapsed) if unanswered.lock().is_empty() => continue,
             Err(_elapsed) => {
-                tracing::info!("a peer owes answers and says nothing: dropping the connection");
+                let Dialled { member, url } = &from;
+                let to = format!("{member:x}");
+                tracing::info!(to, url, ?idle_timeout, "a peer owes answers and says nothing: dropping the connection");
                 break;
             }
         };
@@ -246,7 +258,7 @@ impl Link {
     /// Runs until the queue is closed.
     pub(super) async fn run(self, mut queue: mpsc::Receiver<Outgoing>) {
         let mut connection: Option<Connection> = None;
-        let mut reported = String::new();
+        let mut reported = Reported::default();
         let mut probes = tokio::time::interval(PROBE_INTERVAL);
         probes.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -316,11 +328,10 @@ impl Link {
         let _ = outgoing.answer.send(Err(error.clone()));
     }
 
-    fn report(&self, error: &PeerError, refusal: pb::Refusal, reported: &mut String) {
+    fn report(&self, error: &PeerError, refusal: pb::Refusal, reported: &mut Reported) {
         let text = error.to_string();
-        if *reported != text {
-            tracing::warn!(to = format!("{:x}", self.to), error = text, "cannot connect to a peer");
-            *reported = text;
+        if let Some(unsaid) = reported.take(&text) {
+            tracing::warn!(to = format!("{:x}", self.to), error = text, unsaid, "cannot connect to a peer");
         }
         if let PeerError::Refused(words) = error {
             (self.on_refusal)(refusal, words);

@@ -5,6 +5,7 @@
 
 mod connection;
 mod frame;
+mod reported;
 mod server;
 mod traffic;
 
