@@ -3,6 +3,7 @@
 //! Knows what each call may do (read, write) and nothing of its content. Guarantees that a write is sent again only
 //! when it is certain that nobody took the earlier one up.
 
+use std::error::Error as _;
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use tonic::client::Grpc;
 use tonic::codegen::tokio_stream::Stream;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::Channel;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 use tonic_prost::ProstCodec;
 
 use crate::auth::{Auth, Refusals, Token};
@@ -307,11 +308,27 @@ struct Attempts<'a> {
     /// Endpoints that failed in this round. After a round comes a pause, and then all are tried again.
     tried: Vec<Arc<Endpoint>>,
     backoff: Duration,
+    /// What the call ends with if no endpoint does it.
+    telling: Option<(Telling, Error)>,
+}
+
+/// How much a failed attempt says about why the call cannot be done, least first: that one member is down does not tell why the
+/// others cannot do it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Telling {
+    /// There was no connection, or it broke.
+    NotReached,
+    /// The endpoint has said nothing in time.
+    Silent,
+    /// It refused the connection, and said why.
+    RefusedConnection,
+    /// A member looked at the request, and said why it cannot do it.
+    Answered,
 }
 
 impl<'a> Attempts<'a> {
     fn new(endpoints: &'a Endpoints, method: Method, deadline: Instant) -> Self {
-        Attempts { endpoints, method, deadline, tried: Vec::new(), backoff: BACKOFF_MIN }
+        Attempts { endpoints, method, deadline, tried: Vec::new(), backoff: BACKOFF_MIN, telling: None }
     }
 
     /// The endpoint to try next, and until when.
@@ -338,7 +355,7 @@ impl<'a> Attempts<'a> {
     }
 
     /// Judges the result of an attempt: what the call ends with, or `None` if it goes on with the next endpoint.
-    fn settle<T>(&self, endpoint: &Endpoint, result: Result<T, Status>) -> Option<Result<T, Error>> {
+    fn settle<T>(&mut self, endpoint: &Endpoint, result: Result<T, Status>) -> Option<Result<T, Error>> {
         let status = match result {
             Ok(answer) => {
                 endpoint.succeeded();
@@ -362,11 +379,79 @@ impl<'a> Attempts<'a> {
         if !goes_on {
             return Some(Err(Error::unknown_outcome(&status)));
         }
+        let failure = tell(endpoint, &status);
+        // Of two that tell as much, the newer one.
+        if self.telling.as_ref().is_none_or(|(telling, _)| failure.0 >= *telling) {
+            self.telling = Some(failure);
+        }
         // The pause before the next round must not end after the deadline.
         let next_at = Instant::now() + self.backoff;
-        (next_at >= self.deadline).then(|| match endpoint.refusal() {
-            Some(reason) => Err(Error::refused_connection(&status, reason)),
-            None => Err(Error::unavailable_at(&endpoint.url, &status)),
-        })
+        if next_at < self.deadline {
+            return None;
+        }
+        self.telling.take().map(|(_, error)| Err(error))
+    }
+}
+
+/// What an attempt says that failed, and how much that is.
+fn tell(endpoint: &Endpoint, status: &Status) -> (Telling, Error) {
+    if let Some(reason) = endpoint.refusal() {
+        return (Telling::RefusedConnection, Error::refused_connection(status, reason));
+    }
+    let telling = match (status.source(), status.code()) {
+        (None, _) => Telling::Answered,
+        (Some(_), Code::DeadlineExceeded) => Telling::Silent,
+        (Some(_), _) => Telling::NotReached,
+    };
+    (telling, Error::unavailable_at(&endpoint.url, status))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::text;
+
+    const READ: Method = Method { path: "/etcdserverpb.KV/Range", effect: Effect::Read, needs_leader: true };
+
+    fn not_reached() -> Status {
+        Status::from_error(Box::new(std::io::Error::from(std::io::ErrorKind::ConnectionRefused)))
+    }
+
+    /// What a call ends with whose attempts, one endpoint after the other, fail like this, the last one at the deadline.
+    async fn ends_with(failures: &[fn(&Endpoint) -> Status]) -> Error {
+        let transport = Transport::connect(&["127.0.0.1:1", "127.0.0.1:2"], ConnectOptions::new()).unwrap();
+        let all = &transport.endpoints;
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let mut attempts = Attempts::new(all, READ, deadline);
+        let (last, before) = failures.split_last().unwrap();
+        for failure in before {
+            let (endpoint, _) = attempts.next().await;
+            let failed = failure(&endpoint);
+            assert!(attempts.settle::<()>(&endpoint, Err(failed)).is_none(), "there is time for the next one");
+        }
+        let (endpoint, _) = attempts.next().await;
+        tokio::time::advance(Duration::from_secs(60)).await;
+        let failed = last(&endpoint);
+        attempts.settle::<()>(&endpoint, Err(failed)).expect("the time is over").unwrap_err()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_ends_with_what_tells_most_whichever_endpoint_was_the_last() {
+        let unreachable = |_: &Endpoint| not_reached();
+        let leaderless = |_: &Endpoint| Status::unavailable(text::NO_LEADER);
+        let late = |_: &Endpoint| Status::unavailable("etcdserver: request timed out");
+        let message = |error: Error| match error {
+            Error::Unavailable { message, .. } => message,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(message(ends_with(&[leaderless, unreachable]).await), text::NO_LEADER);
+        assert_eq!(message(ends_with(&[unreachable, leaderless]).await), text::NO_LEADER);
+        assert_eq!(message(ends_with(&[timed_out, leaderless, unreachable]).await), text::NO_LEADER);
+        let newest = message(ends_with(&[leaderless, late, unreachable]).await);
+        assert_eq!(newest, "etcdserver: request timed out", "of what members answered, the newest");
+        let silent = message(ends_with(&[timed_out, unreachable]).await);
+        assert!(silent.starts_with("no answer from"), "{silent}");
+        let nobody = message(ends_with(&[unreachable, unreachable]).await);
+        assert!(nobody.contains("connection refused"), "{nobody}");
     }
 }
