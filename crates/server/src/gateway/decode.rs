@@ -1,7 +1,8 @@
 //! From JSON to a message on the wire. No tree is built: memory follows the text. Knows the schema, no message by name.
 //!
 //! As in etcd's gateway: fields by either of their names, 64-bit numbers also as strings, names or numbers of
-//! enumerations, `null` for what is not given, unknown fields ignored; base64 also as URLs have it, and without padding.
+//! enumerations, `null` for what is not given, unknown fields ignored; bytes in base64, also as URLs have it and without padding,
+//! or as an array of numbers.
 //! Errors have the words of Go's `jsonpb`.
 
 use super::scanner::{self, Failure, Kind as Json};
@@ -164,6 +165,7 @@ fn bytes(json: &[u8]) -> Result<Vec<u8>, String> {
     let mut text = match Json::of(json) {
         Json::Null => return Ok(Vec::new()),
         Json::String => scanner::unquote(json).into_owned().into_bytes(),
+        Json::Array => return byte_array(json),
         other => return Err(wrong_type(other, "[]uint8")),
     };
     // Go skips line ends, and knows two alphabets.
@@ -183,4 +185,14 @@ fn bytes(json: &[u8]) -> Result<Vec<u8>, String> {
         };
         format!("illegal base64 data at input byte {place}")
     })
+}
+
+/// Bytes as Go's `encoding/json` takes them beside base64: one number for each.
+fn byte_array(json: &[u8]) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    scanner::elements(json, |element| {
+        bytes.push(integer::<u8>(element, "uint8")?.unwrap_or(0));
+        Ok(())
+    })?;
+    Ok(bytes)
 }

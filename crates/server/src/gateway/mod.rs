@@ -282,6 +282,8 @@ mod tests {
         }
         assert_eq!(range("null").unwrap(), pb::RangeRequest::default());
         assert_eq!(range(r#"{"key":"_-8="}"#).unwrap().key, &b"\xff\xef"[..]);
+        assert_eq!(range(r#"{"key":[ 255,239 ]}"#).unwrap().key, &b"\xff\xef"[..]);
+        assert_eq!(range(r#"{"key":[0,null],"range_end":[]}"#).unwrap(), range(r#"{"key":"AAA="}"#).unwrap());
         assert_eq!(range(r#"{"key":"\/+8\u003d"}"#).unwrap().key, &b"\xff\xef"[..]);
     }
 
@@ -304,6 +306,11 @@ mod tests {
         for (json, expected) in [
             ("[]", "json: cannot unmarshal array into Go value of type map[string]json.RawMessage"),
             (r#"{"key":1}"#, "json: cannot unmarshal number into Go value of type []uint8"),
+            (r#"{"key":[97,300]}"#, "json: cannot unmarshal number 300 into Go value of type uint8"),
+            (r#"{"key":[-1]}"#, "json: cannot unmarshal number -1 into Go value of type uint8"),
+            (r#"{"key":[1.5]}"#, "json: cannot unmarshal number 1.5 into Go value of type uint8"),
+            (r#"{"key":[97,"98"]}"#, "json: cannot unmarshal string into Go value of type uint8"),
+            (r#"{"key":[[97]]}"#, "json: cannot unmarshal array into Go value of type uint8"),
             (r#"{"key":"***"}"#, "illegal base64 data at input byte 0"),
             (r#"{"key":"Zm9vZ"}"#, "illegal base64 data at input byte 4"),
             (r#"{"limit":"x"}"#, "invalid character 'x' looking for beginning of value"),

@@ -187,7 +187,7 @@ impl Place {
                 return Err(failure);
             }
         };
-        let header = response.header.unwrap_or_default();
+        let mut header = response.header.unwrap_or_default();
         let mut responses = response.responses.into_iter();
         let mine = found(responses.next());
         let owner = found(responses.next());
@@ -200,9 +200,9 @@ impl Place {
                 // Another request made the place, and may still count on it. If its client is gone, as when this one is
                 // the same client's second try, it must not take the key away any more: it does not if the key changed.
                 withdrawal.nothing_was_put();
-                if rewrite(client, key, kv.create_revision, session.lease, value.clone()).await?.is_none() {
-                    return Ok(None);
-                }
+                let rewritten = rewrite(client, key, kv.create_revision, session.lease, value.clone()).await?;
+                let Some(of_rewrite) = rewritten else { return Ok(None) };
+                header = of_rewrite;
                 kv.create_revision
             }
         };
