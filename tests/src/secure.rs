@@ -51,7 +51,8 @@ pub struct SecureCluster {
 }
 
 impl SecureCluster {
-    /// A cluster that is not started yet, with TLS for clients, and for peers as `peer_scheme` says.
+    /// A cluster that is not started yet, with TLS for clients, and for peers as `peer_scheme` says: over TCP, or with `unix` and
+    /// `unixs` by sockets in the cluster's directory.
     ///
     /// # Panics
     /// When there is no server, port or directory.
@@ -68,10 +69,12 @@ impl SecureCluster {
         let ca = Authority::new("test authority");
         ca.write(dir.path(), "ca");
         let port = || TcpListener::bind(("127.0.0.1", 0)).expect("a port");
-        let members = (0..nodes).map(|_| {
+        let members = (0..nodes).map(|index| {
             // All at once, so that they differ.
             let listeners = [port(), port(), port()];
             let [client, peer, metrics] = listeners.map(|at| at.local_addr().expect("an address").to_string());
+            let is_path = peer_scheme.starts_with("unix");
+            let peer = if is_path { dir.path().join(format!("p{index}")).display().to_string() } else { peer };
             Member { client, peer, metrics, scheme: peer_scheme, flags: Vec::new(), process: None }
         });
         SecureCluster { ca, server, listens_by_flags: false, found_by_flags: false, members: members.collect(), dir }
@@ -233,7 +236,7 @@ impl SecureCluster {
         format!("https://{}", self.members[member].client)
     }
 
-    /// Where a member serves peers, `host:port`.
+    /// Where a member serves peers: `host:port`, or the path of a socket.
     pub fn peer_address(&self, member: usize) -> &str {
         &self.members[member].peer
     }

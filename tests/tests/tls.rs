@@ -567,3 +567,72 @@ fn endpoints_may_be_sockets_in_the_file_system() {
     let unknown = ["--endpoints", &format!("unixs://{secure}"), "--command-timeout=2s", "get", "k"];
     assert!(quorate.refused(&unknown).1.contains("certificate"), "the authority is not known");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_of_one_machine_speak_tls_by_sockets_in_the_file_system() {
+    let mut cluster = SecureCluster::new(3, "unixs");
+    if !cluster.is_quorate() {
+        return;
+    }
+    cluster.write(&cluster.ca.issue("server", HOSTS), "server");
+    cluster.write(&cluster.ca.issue("alice", &[]), "alice");
+    cluster.write(&Authority::new("foreign").issue("server", HOSTS), "foreign");
+    let flags = |cluster: &SecureCluster, peer: &str| {
+        let peer = [format!("--peer-cert-file={}", cluster.file(&format!("{peer}.pem")))]
+            .into_iter()
+            .chain([format!("--peer-key-file={}", cluster.file(&format!("{peer}.key")))]);
+        let trusted = cluster.peer_flags("server").into_iter().skip(2);
+        cluster.client_flags("server").into_iter().chain(peer).chain(trusted).collect::<Vec<_>>()
+    };
+    let set_flags = |cluster: &mut SecureCluster, member: usize, peer: &str| {
+        let flags = flags(cluster, peer);
+        cluster.set_flags(member, &flags.iter().map(String::as_str).collect::<Vec<_>>());
+    };
+    (0..3).for_each(|member| set_flags(&mut cluster, member, "server"));
+    cluster.spawn_all();
+    let alice = connect(&cluster, client_of(&cluster, "alice")).await.with_timeout(PATIENCE);
+    alice.put("a", "1", None).await.expect("they find each other");
+    for member in 0..3 {
+        assert!(cluster.peer_url(member).starts_with("unixs:///"), "{}", cluster.peer_url(member));
+        assert!(cluster.metric(member, "quorate_tls_handshakes_total{side=\"peer\"}") >= 1.0, "m{member}");
+    }
+    // Nothing but TLS is spoken there.
+    let mut plain = std::os::unix::net::UnixStream::connect(cluster.peer_address(0)).expect("a socket");
+    std::io::Write::write_all(&mut plain, b"GET /version HTTP/1.1\r\n\r\n").expect("it is written");
+    wait_for_refusal(&cluster, 0, "plaintext").await;
+
+    // Who shows a certificate of another authority stays outside, also where it has been before.
+    cluster.kill9(2);
+    set_flags(&mut cluster, 2, "foreign");
+    cluster.spawn(2);
+    wait_for_refusal(&cluster, 0, "unknown_issuer").await;
+    wait_for_refusal(&cluster, 1, "unknown_issuer").await;
+    alice.put("b", "2", None).await.expect("the others go on");
+    cluster.kill9(2);
+    set_flags(&mut cluster, 2, "server");
+    cluster.spawn(2);
+    let options = ConnectOptions::new().tls(client_of(&cluster, "alice")).timeout(PATIENCE);
+    let third = Client::connect([cluster.endpoint(2)], options).await.expect("a client");
+    let options = quorate_client::GetOptions::new;
+    assert_eq!(third.get("b", options()).await.expect("it is back").kvs[0].value, b"2"[..]);
+
+    // And they elect a leader, and replicate, without one that was there.
+    cluster.kill9(0);
+    alice.put("c", "3", None).await.expect("two are a quorum");
+    assert_eq!(third.get("c", options()).await.expect("a read").kvs[0].value, b"3"[..]);
+    cluster.spawn(0);
+    let options = ConnectOptions::new().tls(client_of(&cluster, "alice")).timeout(PATIENCE);
+    let first = Client::connect([cluster.endpoint(0)], options).await.expect("a client");
+    let caught_up = first.get("c", quorate_client::GetOptions::new()).await.expect("it is back at its socket");
+    assert_eq!(caught_up.kvs[0].value, b"3"[..]);
+}
+
+/// Waits until a member has refused a peer for a reason.
+async fn wait_for_refusal(cluster: &SecureCluster, member: usize, reason: &str) {
+    let name = format!("quorate_tls_handshake_failures_total{{side=\"peer\",reason=\"{reason}\"}}");
+    let deadline = Instant::now() + PATIENCE;
+    while cluster.metric(member, &name) == 0.0 {
+        assert!(Instant::now() < deadline, "m{member} has refused nobody: {reason}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}

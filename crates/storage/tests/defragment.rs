@@ -1,6 +1,7 @@
 //! Space that was in use is given back to the file system, beside reads and writes.
 
 use quorate_storage::engine::{Batch, Engine, EngineConfig, RedbEngine};
+use quorate_storage::{EngineKind, open_engine};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -128,6 +129,20 @@ fn it_tells_how_far_it_is() {
     assert!(told.is_sorted_by(|one, next| one.0 < next.0), "{told:?}");
     assert!(told.iter().all(|(_, total)| *total == rows_bytes), "{told:?} of {rows_bytes}");
     assert_eq!(told.last(), Some(&(rows_bytes, rows_bytes)));
+}
+
+#[test]
+fn sled_which_does_it_in_one_go_tells_the_beginning_and_the_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = open_engine(EngineKind::Sled, dir.path(), EngineConfig::default()).unwrap();
+    let mut batch = Batch::default();
+    batch.put(b"key".to_vec(), vec![7; 1000]);
+    engine.write(&batch).unwrap();
+    let rows_bytes = engine.usage().unwrap().used_bytes;
+    let mut told = Vec::new();
+    engine.compact(&mut |done, total| told.push((done, total))).unwrap();
+    assert_eq!(told, [(0, rows_bytes), (rows_bytes, rows_bytes)]);
+    assert!(rows_bytes >= 1000);
 }
 
 #[test]

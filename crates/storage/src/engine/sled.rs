@@ -298,8 +298,12 @@ impl Engine for SledEngine {
         self.space.disk().map(Some)
     }
 
-    fn compact(&self, _: Tell<'_>) -> Result<(), EngineError> {
-        // Flushing rewrites sparse parts of the files; there is nothing else to ask sled for.
-        self.flush()
+    fn compact(&self, progress: Tell<'_>) -> Result<(), EngineError> {
+        // Flushing rewrites sparse parts of the files; there is nothing else to ask sled for, nor how far it is.
+        let total = self.usage()?.used_bytes;
+        progress(0, total);
+        self.flush()?;
+        progress(total, total);
+        Ok(())
     }
 }
