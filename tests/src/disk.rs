@@ -97,7 +97,9 @@ impl Disk {
     /// # Errors
     /// When that cannot be removed.
     pub fn make_room(&self) -> Result<()> {
-        Ok(std::fs::remove_file(self.filler())?)
+        std::fs::remove_file(self.filler())?;
+        // Or a power cut brings it back.
+        Ok(File::open(&self.mount)?.sync_all()?)
     }
 
     fn filler(&self) -> PathBuf {

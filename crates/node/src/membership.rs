@@ -317,14 +317,17 @@ fn proposed(result: Result<u64, ProposeError>) -> Result<Option<u64>, Error> {
     }
 }
 
-/// Sees membership changes through, on the leader: promotes members that were added as voters as they catch up, and forgets
-/// those that are gone. Runs until the group is gone itself.
+/// Sees membership changes through, on the leader: ends those that a leader before it began, promotes members that were added as
+/// voters as they catch up, and forgets those that are gone. Runs until the group is gone itself.
 pub(crate) async fn run_promoter(group: Weak<Group>) {
     loop {
         tokio::time::sleep(PROMOTE_INTERVAL).await;
         let Some(group) = group.upgrade() else { return };
         if !group.role().is_leader {
             continue;
+        }
+        if let Err(error) = end_joint(&group).await {
+            tracing::debug!(%error, "cannot end a membership change yet");
         }
         if let Err(error) = promote_ready(&group).await {
             tracing::debug!(%error, "cannot promote a member yet");
@@ -333,6 +336,18 @@ pub(crate) async fn run_promoter(group: Weak<Group>) {
             tracing::debug!(%error, "cannot forget a member yet");
         }
     }
+}
+
+/// A change of voters has two steps: old and new voters decide together first, then the new ones alone. Of a leader that ends between
+/// the two, the first is left, in which the cluster bears less: it needs a quorum of both.
+async fn end_joint(group: &Group) -> Result<(), Error> {
+    // A change of our own is between its steps, perhaps, or will be behind this.
+    let Ok(_turn) = group.changing.try_lock() else { return Ok(()) };
+    let is_joint = crate::raft::is_joint(&group.state.store.membership()).map_err(|e| Error::Fatal(e.to_string()))?;
+    if is_joint && proposed(group.raft.end_joint().await)?.is_some() {
+        tracing::info!("a membership change that an earlier leader began is through");
+    }
+    Ok(())
 }
 
 async fn promote_ready(group: &Arc<Group>) -> Result<(), Error> {

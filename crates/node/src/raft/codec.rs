@@ -180,6 +180,11 @@ pub(crate) struct RaftMember {
     pub voter: bool,
 }
 
+/// Whether a stored membership is that of a change between its two steps.
+pub(crate) fn is_joint(bytes: &[u8]) -> io::Result<bool> {
+    Ok(decode_membership(bytes)?.membership().get_joint_config().len() > 1)
+}
+
 /// The members of a stored membership, sorted by id.
 pub(crate) fn members_of(bytes: &[u8]) -> io::Result<Vec<RaftMember>> {
     let stored = decode_membership(bytes)?;

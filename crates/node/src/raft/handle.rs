@@ -234,6 +234,11 @@ impl<H: ApplyHooks> RaftGroup<H> {
         }
     }
 
+    /// Takes the second step of a change of voters whose first was taken: only the new voters are left.
+    pub(crate) async fn end_joint(&self) -> Result<u64, ProposeError> {
+        self.change(ChangeMembers::AddVoterIds(BTreeSet::new()), false).await
+    }
+
     async fn change(&self, change: ChangeMembers<u64, MemberNode>, retain: bool) -> Result<u64, ProposeError> {
         match self.raft.change_membership(change, retain).await {
             Ok(response) => Ok(response.log_id.index()),

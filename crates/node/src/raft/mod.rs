@@ -14,7 +14,7 @@ mod tests;
 mod types;
 
 pub(crate) use codec::{
-    RaftMember, applied_of, check_entry, first_membership, last_of, members_of, membership_body, vote_of,
+    RaftMember, applied_of, check_entry, first_membership, is_joint, last_of, members_of, membership_body, vote_of,
 };
 pub(crate) use handle::{ProposeError, RaftGroup, RaftOptions, Role, entry_body};
 pub(crate) use state_machine::{AppliedBatch, AppliedCommand, ApplyHooks, ApplyTimes};
