@@ -58,6 +58,29 @@ fn sparse(engine: &RedbEngine) -> Rows {
 }
 
 #[test]
+fn rows_that_come_in_order_fill_the_file_though_others_sort_behind_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = open(dir.path());
+    let mut model = Rows::new();
+    write(&engine, &mut model, (1_000_000..1_001_000).map(|i| (i, Some(vec![1; 100]))));
+    for start in (0..60_000).step_by(500) {
+        write(&engine, &mut model, (start..start + 500).map(|i| (i, Some(vec![2; 300]))));
+        // Rows that are there already, and deletes, between such that are new.
+        write(
+            &engine,
+            &mut model,
+            [(start, Some(vec![3; 300])), (start + 1, None), (1_001_000 + start, Some(vec![4]))],
+        );
+    }
+    engine.flush().unwrap();
+    let usage = engine.usage().unwrap();
+    assert!(usage.used_bytes * 10 > usage.file_bytes * 7, "{usage:?}");
+    let bytes: usize = model.iter().map(|(key, value)| key.len() + value.len()).sum();
+    assert_eq!(usage.used_bytes, bytes as u64);
+    assert!(rows(&engine) == model, "the rows are as they were written");
+}
+
+#[test]
 fn reads_and_writes_go_on_and_none_is_lost() {
     let dir = tempfile::tempdir().unwrap();
     let engine = open(dir.path());

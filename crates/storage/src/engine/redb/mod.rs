@@ -14,12 +14,14 @@ use crate::EngineError;
 use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard, RwLock};
 use redb::{
-    Builder, CompactionError, Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, StorageBackend,
-    TableDefinition, TableError,
+    Builder, CompactionError, CursorError, Database, DatabaseError, Durability, ReadableDatabase, ReadableTable,
+    StorageBackend, Table, TableDefinition, TableError,
 };
 use std::fs;
 use std::io;
+use std::iter::Peekable;
 use std::ops::{Bound, ControlFlow};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -30,9 +32,11 @@ const TABLE: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("rows");
 /// Bytes of all rows, kept beside them: redb's own count would read the whole file.
 const BYTES_TABLE: TableDefinition<'_, (), u64> = TableDefinition::new("bytes");
 
-/// A file of which at least this share is rows is not worth a compaction: pages are not full, and the file doubles when it
-/// grows, so that much of the rest is free for good reason.
-const COMPACT_USED_SHARE_MAX: f64 = 0.4;
+/// A file of which at least this share is rows is not worth a compaction: a new one would be little smaller, for pages are
+/// never quite full.
+const COMPACT_USED_SHARE_MAX: f64 = 0.7;
+/// Of the blocks that a file's metadata counts.
+const BLOCK_BYTES: u64 = 512;
 
 /// A check reads everything once.
 const CHECK_CONFIG: EngineConfig = EngineConfig { cache_bytes: 64 << 20 };
@@ -180,11 +184,20 @@ fn apply<'a>(
         let mut table = write.open_table(TABLE)?;
         let mut bytes_table = write.open_table(BYTES_TABLE)?;
         let mut bytes = bytes_table.get(())?.map_or(0, |bytes| bytes.value());
-        for (key, value) in operations {
+        let mut operations = operations.peekable();
+        // Where a row was there already, so are most likely those behind it.
+        let mut expects_new = true;
+        loop {
+            if expects_new {
+                bytes += insert_run(&mut table, &mut operations)?;
+            }
+            let Some((key, value)) = operations.next() else { break };
             let old = match value {
                 Some(value) => {
                     bytes += (key.len() + value.len()) as u64;
-                    table.insert(key, value)?
+                    let old = table.insert(key, value)?;
+                    expects_new = old.is_none();
+                    old
                 }
                 None => table.remove(key)?,
             };
@@ -194,6 +207,28 @@ fn apply<'a>(
     }
     write.commit()?;
     Ok(())
+}
+
+/// Puts rows for as long as they are new and in ascending order, as records are; gives their bytes. Through a cursor, pages are
+/// packed full, where single inserts in the middle of the table leave them half empty and take more than twice the processor time.
+fn insert_run<'a>(
+    table: &mut Table<'_, &'static [u8], &'static [u8]>,
+    operations: &mut Peekable<impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)>>,
+) -> Result<u64, redb::Error> {
+    let Some((first, Some(_))) = operations.peek() else { return Ok(0) };
+    let mut cursor = table.lower_bound_mut(Bound::Included(*first))?;
+    let mut bytes = 0;
+    while let Some((key, Some(value))) = operations.peek() {
+        match cursor.insert_before(*key, *value) {
+            Ok(()) => bytes += (key.len() + value.len()) as u64,
+            // It is there already, or sorts elsewhere.
+            Err(CursorError::UnorderedKey) => break,
+            Err(error) => return Err(error.into()),
+        }
+        operations.next();
+    }
+    cursor.close()?;
+    Ok(bytes)
 }
 
 fn builder(config: EngineConfig) -> Builder {
@@ -279,8 +314,9 @@ impl Engine for RedbEngine {
             Ok(table.get(())?.map_or(0, |bytes| bytes.value()))
         };
         let used_bytes = run().map_err(|error| self.error(error))?;
-        // A backend that is not a file has no size of its own to tell.
-        let file_bytes = self.path.metadata().map_or(used_bytes, |metadata| metadata.len());
+        // What it takes of the disk: the file doubles when it grows, and what was never written to takes nothing. A backend that
+        // is not a file has no size of its own to tell.
+        let file_bytes = self.path.metadata().map_or(used_bytes, |file| file.len().min(file.blocks() * BLOCK_BYTES));
         Ok(EngineUsage { file_bytes, used_bytes })
     }
 
