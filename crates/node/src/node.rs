@@ -24,6 +24,7 @@ use quorate_sabotage::sabotage;
 use quorate_storage::{HashKv, ReadView};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::runtime::RuntimeMetrics;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
@@ -152,7 +153,8 @@ pub struct Node {
 
 impl Node {
     /// Opens the data directory, joins the cluster, and returns when the node serves peers. (A leader may not be known yet:
-    /// see [`Node::wait_ready`].) Needs a tokio runtime.
+    /// see [`Node::wait_ready`].) Needs a tokio runtime with timers. Raft, the streams between members and all other tasks of the
+    /// node run on one of their own, however busy the caller's is.
     ///
     /// # Errors
     /// [`Error::Fatal`] with what is wrong and what to do: directory in use, damaged or of another format, engine or
@@ -792,6 +794,11 @@ impl Node {
     /// The node's figures in Prometheus text format.
     pub fn metrics_text(&self) -> String {
         crate::metrics::text(&self.running)
+    }
+
+    /// Figures of the runtime on which the node's own tasks run.
+    pub fn runtime_metrics(&self) -> RuntimeMetrics {
+        self.running.runtime.metrics()
     }
 }
 

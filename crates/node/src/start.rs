@@ -24,8 +24,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
 /// What was written is made durable in the engine after so much, if that is earlier than the interval.
@@ -68,6 +69,8 @@ pub(crate) struct Running {
     pub(crate) hashing: Hashing,
     /// How far the defragmentation is that is under way.
     pub(crate) defragmentation: Arc<Mutex<Option<Work>>>,
+    /// Where its tasks run.
+    pub(crate) runtime: Handle,
     upkeep_stop: Arc<Notify>,
     upkeep_done: watch::Receiver<bool>,
     log_ended: watch::Receiver<bool>,
@@ -75,9 +78,23 @@ pub(crate) struct Running {
     _lock: Box<dyn Send + Sync>,
 }
 
-/// Opens everything and starts all tasks. If the member has to rebuild itself first, it does.
+/// Opens everything and starts all tasks, on the runtime that `env` has for them.
 pub(crate) async fn start(config: Config, env: Arc<dyn Env>) -> Result<Arc<Running>, Error> {
     check(&config)?;
+    let runtime = env.runtime().map_err(|error| Error::Fatal(format!("cannot start the node's threads: {error}")))?;
+    let Some(runtime) = runtime else { return start_here(config, env).await };
+    // What it spawns, and what is spawned by that, runs there as well. It is given up with the set.
+    let mut starting = JoinSet::new();
+    starting.spawn_on(start_here(config, env), &runtime);
+    match starting.join_next().await {
+        Some(Ok(started)) => started,
+        Some(Err(error)) => Err(Error::Fatal(format!("the start of the node has failed: {error}"))),
+        None => Err(Error::Stopped),
+    }
+}
+
+/// If the member has to rebuild itself first, it does.
+async fn start_here(config: Config, env: Arc<dyn Env>) -> Result<Arc<Running>, Error> {
     loop {
         let mut log = None;
         let outcome = start_once(config.clone(), env.clone(), &mut log).await;
@@ -203,6 +220,7 @@ async fn start_once(config: Config, env: Arc<dyn Env>, log: &mut Option<Log>) ->
         long_reads: Semaphore::new(LONG_READS_MAX),
         hashing,
         defragmentation: Arc::default(),
+        runtime: Handle::current(),
         upkeep_stop,
         upkeep_done,
         log_ended,

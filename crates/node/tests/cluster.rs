@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tokio::runtime::Handle;
 
 fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
@@ -251,6 +252,28 @@ async fn leases_expire_in_time_and_take_their_keys_along() {
     }
 }
 
+/// The program that has the nodes inside may have tasks that let no other run.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tasks_of_the_caller_that_never_wait_cost_no_leader() {
+    let dir = tempfile::tempdir().unwrap();
+    let nodes = start(&configs(dir.path(), &[EngineKind::Redb, EngineKind::Redb, EngineKind::Redb])).await;
+    let before = nodes[0].status();
+    let longer_than_an_election = Config::default().election_timeout * 3;
+    let busy: Vec<_> =
+        (0..2).map(|_| tokio::spawn(async move { std::thread::sleep(longer_than_an_election) })).collect();
+    for task in busy {
+        task.await.unwrap();
+    }
+    for node in &nodes {
+        let now = node.status();
+        assert_eq!((now.leader, now.term), (before.leader, before.term));
+    }
+    nodes[0].put(put("after", "x")).await.unwrap();
+    for node in &nodes {
+        node.shutdown().await;
+    }
+}
+
 /// The outside as it is, but that some URLs cannot be dialled while they are cut off.
 struct Cut {
     outside: OsEnv,
@@ -304,6 +327,10 @@ impl Env for Cut {
 
     fn listen(&self, url: String) -> BoxFuture<io::Result<Box<dyn Listener>>> {
         self.outside.listen(url)
+    }
+
+    fn runtime(&self) -> io::Result<Option<Handle>> {
+        self.outside.runtime()
     }
 
     fn spawn_dedicated(&self, name: &'static str, task: BoxFuture<()>) {

@@ -20,7 +20,8 @@ const INDEX: &str = "\
 /debug/pprof/profile?seconds=30  where processor time goes: collapsed stacks, one per line with its samples,
                                  for flamegraph.pl, inferno-flamegraph or speedscope
 /debug/pprof/heap                memory, as the kernel and our own counters see it
-/debug/pprof/tasks               the runtime's threads, tasks and queue, and the time that each kind of thread has used
+/debug/pprof/tasks               threads, tasks and queue of the front's runtime and the node's, and the time that each kind of
+                                 thread has used
 ";
 
 /// A text to answer with.
@@ -29,7 +30,7 @@ pub type Answer = (StatusCode, String);
 /// `/debug/vars`: as Go's expvar, as far as that makes sense here.
 pub fn vars(shared: &Shared) -> String {
     let process = metrics::process::read().unwrap_or_default();
-    let runtime = tokio::runtime::Handle::current().metrics();
+    let front = tokio::runtime::Handle::current().metrics();
     // What is on the command line can be read by everybody on this machine; secrets are in files.
     let cmdline: Vec<String> = std::env::args().collect();
     let status = shared.system.status();
@@ -44,7 +45,7 @@ pub fn vars(shared: &Shared) -> String {
             "applied": status.applied_index.get(),
             "lead": status.leader.map_or_else(|| "0".to_owned(), |leader| format!("{:x}", leader.get())),
         },
-        "tasks": runtime.num_alive_tasks(),
+        "tasks": front.num_alive_tasks() + shared.system.runtime_metrics().num_alive_tasks(),
         "requests": shared.requests.used(),
         "inflight_bytes": shared.inflight.used(),
     });
@@ -57,7 +58,7 @@ pub async fn pprof(shared: &Shared, path: &str, query: &str) -> Option<Answer> {
         "" | "/" => (StatusCode::OK, INDEX.to_owned()),
         "/profile" => profile(shared, query).await,
         "/heap" => (StatusCode::OK, heap(shared)),
-        "/tasks" => (StatusCode::OK, tasks()),
+        "/tasks" => (StatusCode::OK, tasks(shared)),
         _ => return None,
     })
 }
@@ -126,14 +127,14 @@ fn heap(shared: &Shared) -> String {
     text
 }
 
-fn tasks() -> String {
-    let runtime = tokio::runtime::Handle::current().metrics();
-    let mut text = format!(
-        "worker threads: {}\ntasks alive: {}\ntasks that wait for a worker: {}\n",
-        runtime.num_workers(),
-        runtime.num_alive_tasks(),
-        runtime.global_queue_depth()
-    );
+fn tasks(shared: &Shared) -> String {
+    let mut text = String::new();
+    let front = tokio::runtime::Handle::current().metrics();
+    for (whose, runtime) in [("front", front), ("node", shared.system.runtime_metrics())] {
+        let _ = writeln!(text, "{whose}: worker threads: {}", runtime.num_workers());
+        let _ = writeln!(text, "{whose}: tasks alive: {}", runtime.num_alive_tasks());
+        let _ = writeln!(text, "{whose}: tasks that wait for a worker: {}", runtime.global_queue_depth());
+    }
     for (name, (count, ticks)) in threads() {
         // USER_HZ is 100 on every architecture that Linux still builds for.
         let _ = writeln!(text, "threads {name}: {count}, {}.{:02} s of processor time", ticks / 100, ticks % 100);

@@ -1,5 +1,5 @@
 //! Everything that the node takes from the outside: random numbers, wall clock, files, network, and threads that may block.
-//! Timers and tasks are tokio's: a simulation runs the node on a paused, single-threaded tokio runtime.
+//! Timers and tasks are tokio's: in production on a runtime of the node's own, in a simulation on a paused, single-threaded one.
 //!
 //! INVARIANT(env): nothing below `crates/server` reaches outside in any other way. An engine that owns its files is the one
 //! exception. `cargo xtask boundary` checks it.
@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::runtime::Handle;
 
 /// A boxed future, as the traits here return it.
 pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -88,6 +89,15 @@ pub trait Env: Send + Sync + 'static {
 
     /// Listens on a member's URL.
     fn listen(&self, url: String) -> BoxFuture<io::Result<Box<dyn Listener>>>;
+
+    /// The runtime that the node's own tasks have to themselves: what its callers do on theirs must not keep Raft from its turn.
+    /// `None`: they run where the node is started.
+    ///
+    /// # Errors
+    /// The operating system does not give what a runtime needs.
+    fn runtime(&self) -> io::Result<Option<Handle>> {
+        Ok(None)
+    }
 
     /// Runs a future that blocks for long, on the disk or for its computing: in production on a thread of its own.
     fn spawn_dedicated(&self, name: &'static str, task: BoxFuture<()>);

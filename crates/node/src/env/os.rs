@@ -3,6 +3,7 @@
 use super::{Accepted, BoxFuture, ByteStream, Env, Listener};
 use crate::urls::{self, Place};
 use fs4::fs_std::FileExt;
+use parking_lot::Mutex;
 use quorate_wal::{Disk, OsDisk};
 use std::fs::OpenOptions;
 use std::future::Future;
@@ -13,6 +14,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, ToSocketAddrs, UnixListener, UnixStream, lookup_host};
+use tokio::runtime::{Builder, Handle, Runtime};
 
 /// TLS between members.
 #[derive(Clone, Debug)]
@@ -29,12 +31,19 @@ pub struct OsEnv {
     disk: Arc<OsDisk>,
     peer_tls: Option<PeerTls>,
     reuse_port: bool,
+    runtime: OwnRuntime,
 }
 
 impl OsEnv {
     /// The one of this process. Members speak plain TCP.
     pub fn new() -> Self {
-        Self { start: Instant::now(), disk: Arc::new(OsDisk), peer_tls: None, reuse_port: false }
+        Self {
+            start: Instant::now(),
+            disk: Arc::new(OsDisk),
+            peer_tls: None,
+            reuse_port: false,
+            runtime: OwnRuntime::default(),
+        }
     }
 
     /// Likewise, with TLS for `https` URLs of members.
@@ -45,6 +54,45 @@ impl OsEnv {
     /// Likewise, with `SO_REUSEPORT` on what listens, or without.
     pub fn with_reuse_port(self, reuse_port: bool) -> Self {
         Self { reuse_port, ..self }
+    }
+}
+
+/// Threads of a node's runtime: half of the cores, and no more than that. Raft and apply are one task each, and tasks that wake each
+/// other in turn are fastest on one thread.
+const THREADS_MAX: usize = 4;
+
+/// The runtime of the nodes of an [`OsEnv`]. Begins when it is first asked for; ends with the `OsEnv`, and whatever still runs on it
+/// then ends where it waits.
+#[derive(Default)]
+struct OwnRuntime(Mutex<Option<Runtime>>);
+
+impl OwnRuntime {
+    fn handle(&self) -> io::Result<Handle> {
+        let mut runtime = self.0.lock();
+        let runtime = match &mut *runtime {
+            Some(runtime) => runtime,
+            none => {
+                let threads =
+                    std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).clamp(1, THREADS_MAX));
+                none.insert(
+                    Builder::new_multi_thread()
+                        .worker_threads(threads)
+                        .thread_name("quorate-node")
+                        .enable_all()
+                        .build()?,
+                )
+            }
+        };
+        Ok(runtime.handle().clone())
+    }
+}
+
+impl Drop for OwnRuntime {
+    fn drop(&mut self) {
+        // The last one to have it may be a task, of any runtime, where nothing may wait for threads.
+        if let Some(runtime) = self.0.get_mut().take() {
+            runtime.shutdown_background();
+        }
     }
 }
 
@@ -148,10 +196,14 @@ impl Env for OsEnv {
         })
     }
 
+    fn runtime(&self) -> io::Result<Option<Handle>> {
+        self.runtime.handle().map(Some)
+    }
+
     fn spawn_dedicated(&self, name: &'static str, task: BoxFuture<()>) {
         // A runtime of its own for timers: the task may still have to write something down when the caller's is gone.
         let run = move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+            let runtime = Builder::new_current_thread().enable_time().build();
             runtime.map(|runtime| runtime.block_on(task))
         };
         let spawned = std::thread::Builder::new().name(name.into()).spawn(move || {
